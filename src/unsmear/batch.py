@@ -1,0 +1,272 @@
+"""Many pictures: which files to take, where the results go, and each one restored on its own.
+
+Everything that can be wrong with a call is found by `plan_jobs` before any work: missing inputs, results that
+would meet in one file, results that would replace an input, folders that cannot be written.
+"""
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from unsmear.errors import UnsmearError, UsageError
+from unsmear.formats import SUFFIXES, format_of
+from unsmear.image import check_fits, default_output, open_picture, save_picture, suffix_for
+
+STREAM = "-"
+"""Stands for standard input among the inputs, and for standard output as the output."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to restore. A source or target that is no path is standard input or output."""
+
+    source: Path | BinaryIO
+    target: Path | BinaryIO
+
+    @property
+    def source_name(self) -> str:
+        """The source in words."""
+        return str(self.source) if isinstance(self.source, Path) else "standard input"
+
+    @property
+    def target_name(self) -> str:
+        """The target in words."""
+        return str(self.target) if isinstance(self.target, Path) else "standard output"
+
+    def __str__(self) -> str:
+        return f"{self.source_name} -> {self.target_name}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be done.
+
+    Attributes:
+        jobs: Pictures to restore.
+        existing: Pictures to leave out because their result is there already.
+        is_many: Whether several files or a folder were given: then one failure does not stop the rest.
+    """
+
+    jobs: list[Job]
+    existing: list[Job]
+    is_many: bool
+
+
+def plan_jobs(
+    inputs: list[str], output: str | None = None, *, recursive: bool = False, overwrite: bool = False
+) -> Batch:
+    """Find the pictures and where their results go.
+
+    One file goes to the file named by `output`. Several files, a folder, and any input if `output` is a
+    folder or ends in a slash, go into that folder under their own names; the tree below an input folder is
+    kept. Without `output` everything goes to `name.deblurred.ext` beside its source; such files are no inputs
+    of a folder.
+
+    Args:
+        inputs: Files, folders, patterns that the shell has not expanded, or `STREAM`.
+        output: A file, a folder, or `STREAM`.
+        recursive: Whether to go into the folders inside a folder.
+        overwrite: Whether existing files may be replaced, the inputs included.
+
+    Raises:
+        UsageError: If an input is missing, a folder holds no pictures, an output cannot be written or is
+        another
+            picture's output or input; for a single picture also if its output exists.
+    """
+    if output == "":
+        raise UsageError("the name of the output is empty")
+    into_folder = False
+    if STREAM in inputs or output == STREAM:
+        jobs, is_many = [_stream_job(inputs, output)], False
+    else:
+        found = _find(inputs, recursive, output)
+        is_many = len(found) > 1 or os.path.isdir(inputs[0])
+        into_folder = output is not None and (
+            is_many or os.path.isdir(output) or output.endswith(("/", os.sep))
+        )
+        jobs = [Job(source, _target(source, place, output, into_folder)) for source, place in found.items()]
+    _check_targets(jobs, overwrite)
+    _check_folders(jobs, may_create=into_folder)
+    existing = (
+        [] if overwrite else [job for job in jobs if isinstance(job.target, Path) and _exists(job.target)]
+    )
+    if existing and not is_many:
+        raise UsageError(
+            f"{existing[0].target}: exists already; choose another --output, or pass --overwrite"
+        )
+    return Batch([job for job in jobs if job not in existing], existing, is_many)
+
+
+def run_job(
+    job: Job, restore: Callable[[np.ndarray], np.ndarray], *, max_megapixels: float
+) -> tuple[int, int]:
+    """Restore one picture.
+
+    Args:
+        job: What to do. Missing folders on the way to its target are made; an existing target is replaced.
+        restore: Takes and returns uint8 values (H, W, 3).
+        max_megapixels: Largest picture to decode, in million pixels.
+
+    Returns:
+        Width and height of the picture in pixels.
+
+    Raises:
+        UnsmearError: If the picture cannot be read, restored or written. There is no output then.
+    """
+    picture = open_picture(job.source, max_megapixels=max_megapixels)
+    format = format_of(job.target) if isinstance(job.target, Path) else picture.format
+    check_fits(picture, format, job.target_name)
+    try:
+        restored = picture.with_rgb(restore(picture.rgb))
+    except UnsmearError as error:  # which knows nothing of files
+        raise type(error)(f"{job.source_name}: {error}") from error
+    if isinstance(job.target, Path):
+        _make_folder(job.target.parent)
+    save_picture(restored, job.target, format=format)
+    height, width = picture.rgb.shape[:2]
+    return width, height
+
+
+def _stream_job(inputs: list[str], output: str | None) -> Job:
+    if len(inputs) > 1:
+        raise UsageError("standard input and output take one picture; give one INPUT only")
+    if inputs[0] != STREAM:
+        source = _regular(Path(inputs[0]))
+    elif sys.stdin.isatty():
+        raise UsageError("no picture on standard input; pipe one into it")
+    else:
+        source = sys.stdin.buffer
+    if output is not None and output != STREAM:
+        return Job(source, _named(output))
+    if sys.stdout.isatty():
+        raise UsageError("will not write a picture to the terminal; redirect it, or give --output FILE")
+    return Job(source, sys.stdout.buffer)
+
+
+def _find(inputs: list[str], recursive: bool, output: str | None) -> dict[Path, Path]:
+    """All pictures, and the place of each below the folder it was found in."""
+    found: dict[Path, Path] = {}
+    # Results of an earlier run may lie below an input folder: they are no inputs.
+    left_out = {os.path.realpath(output)} if output is not None and os.path.isdir(output) else set()
+    for given in inputs:
+        for path in _expand(given):
+            if path.is_dir():
+                seen = left_out - {os.path.realpath(path)}
+                pictures = list(_walk(path, recursive, seen))
+                if not pictures:
+                    hint = "" if recursive else "; --recursive looks into the folders inside"
+                    raise UsageError(f"{path}: no pictures in this folder{hint}")
+                found.update({picture: picture.relative_to(path) for picture in pictures})
+            else:
+                found[_regular(path)] = Path(path.name)
+    # `unsmear deblur *.jpg` a second time names the results of the first, too.
+    results = {default_output(source) for source in found if source.suffix.lower() in SUFFIXES}
+    return {source: place for source, place in found.items() if source not in results}
+
+
+def _expand(given: str) -> list[Path]:
+    if os.path.lexists(given):
+        return [Path(given)]
+    if not glob.has_magic(given):
+        raise UsageError(f"{given or repr(given)}: no such file or folder")
+    matches = sorted(glob.glob(given, recursive=True))
+    if not matches:
+        raise UsageError(f"{given}: no file matches this pattern")
+    return [Path(match) for match in matches]
+
+
+def _walk(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
+    """Pictures in a folder by name, hidden files and our own results left out; no folder is entered twice."""
+    seen.add(os.path.realpath(folder))
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError(f"{folder}: this folder cannot be read: {error.strerror}") from None
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if recursive and os.path.realpath(path) not in seen:
+                yield from _walk(path, recursive, seen)
+        elif path.suffix.lower() in SUFFIXES and not path.stem.endswith(".deblurred") and entry.is_file():
+            yield path
+
+
+def _regular(path: Path) -> Path:
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such file or folder")
+    if not os.path.isfile(path):  # opening a pipe or device could wait for ever
+        raise UsageError(f"{path}: is not a picture file but a folder, pipe or device")
+    return path
+
+
+def _target(source: Path, place: Path, output: str | None, into_folder: bool) -> Path:
+    if output is None:
+        return default_output(source)
+    return Path(output) / place.with_suffix(suffix_for(source)) if into_folder else _named(output)
+
+
+def _named(output: str) -> Path:
+    """The output that a user named, whose extension must be one that we can write."""
+    format_of(Path(output))
+    return Path(output)
+
+
+def _check_targets(jobs: list[Job], overwrite: bool) -> None:
+    """No result may meet another one, or an input; with `overwrite` it may replace its own input."""
+    sources = {_key(job.source): job for job in jobs if isinstance(job.source, Path)}
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        if not isinstance(job.target, Path):
+            continue
+        key = _key(job.target)
+        if key in taken:
+            raise UsageError(f"{taken[key].source} and {job.source} would both be written to {job.target}")
+        taken[key] = job
+        if key in sources and sources[key] is not job:
+            raise UsageError(f"{job.source} would be written over another input, {sources[key].source}")
+        if key in sources and not overwrite:
+            raise UsageError(
+                f"{job.target}: the result would replace its input;"
+                " choose another --output, or pass --overwrite"
+            )
+
+
+def _check_folders(jobs: list[Job], *, may_create: bool) -> None:
+    for folder in {job.target.parent for job in jobs if isinstance(job.target, Path)}:
+        while may_create and not _exists(folder) and folder != folder.parent:
+            folder = folder.parent
+        if not _exists(folder):
+            raise UsageError(f"{folder}: no such folder for the output; make it first")
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: is a file, but a folder is needed for the output")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{folder}: this folder cannot be written; choose another --output")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: this folder cannot be made: {error.strerror}") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:  # the name is too long, or a folder on the way may not be entered
+        raise UsageError(f"{path}: {error.strerror}; choose another --output") from None
+    return True
+
+
+def _key(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))

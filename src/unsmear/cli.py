@@ -1,0 +1,262 @@
+"""The `unsmear` command.
+
+Standard output is for what was asked for: the picture with `--output -`, and the listings of `--dry-run`,
+`models` and `doctor`. Everything else, progress and errors included, goes to standard error.
+
+PyTorch takes seconds to load, so whatever needs it is imported where it is used: `unsmear --help` answers at
+once, and mistakes in the call are found before anything is loaded.
+"""
+
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
+
+import typer
+
+from unsmear import __version__
+from unsmear.errors import UnsmearError
+
+if TYPE_CHECKING:
+    from unsmear.batch import Batch, Job
+
+_INTERRUPTED = 130
+_WRONG_CALL: Any = typer.BadParameter.__bases__[0]  # any mistake in a call; typer has no public name for it
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class _Report(Protocol):
+    def __call__(self, done: int, what: str, part: int = 0, parts: int = 1) -> None:
+        """Show how many pictures are done, what is in work, and how much of that is done."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: the one place where errors become messages and exit codes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up as after Ctrl-C
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    try:
+        code = app(prog_name="unsmear", standalone_mode=False)
+        sys.stdout.flush()
+    except UnsmearError as error:
+        _fail(str(error))
+        code = error.exit_code
+    except _WRONG_CALL as error:
+        command = error.ctx.command_path if error.ctx else "unsmear"
+        _fail(f"{' '.join(error.format_message().split())} (see '{command} --help')")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone, and Python's last flush must not reach them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    if code == _INTERRUPTED:
+        _fail("interrupted; what was finished is in place, and nothing is half-written")
+    sys.exit(code)
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="Exit codes: 0 all done, 1 some pictures failed, 2 wrong call, 3 model unusable, 4 out of memory, "
+    "130 interrupted.",
+)
+def _unsmear(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Take the motion blur out of photographs."""
+    if version:
+        typer.echo(f"unsmear {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def deblur(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", hidden=True),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A file for one picture, a folder for several, or - for standard output. "
+            "By default name.deblurred.ext beside each input.",
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Go into the folders inside a folder, too.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    strength: Annotated[
+        float, typer.Option(metavar="X", min=0, max=1, help="From 0, the input, to 1, fully restored.")
+    ] = 1.0,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A name that 'unsmear models' lists, or a weights file.")
+    ] = "saphn-s",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    max_megapixels: Annotated[
+        float, typer.Option(metavar="N", min=0, help="Refuse pictures with more million pixels.")
+    ] = 200.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be done, and write nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> int:
+    """Restore blurred pictures.
+
+    An INPUT is a picture, a folder, a pattern like '*.jpg', or - for standard input. Pictures are JPEG, PNG,
+    WebP, TIFF, BMP or AVIF files with 8 bits per channel.
+
+    They come back as they were: same size and format, with metadata, color profile and transparency. Nothing
+    is overwritten unless you say so, and no output is ever half-written.
+    """
+    from unsmear.batch import STREAM, plan_jobs, run_job
+    from unsmear.image import probe
+
+    begin = time.monotonic()
+    batch = plan_jobs(inputs, output, recursive=recursive, overwrite=overwrite)
+    if not batch.is_many and STREAM not in inputs:  # most faults of a picture show before a network is loaded
+        probe(batch.jobs[0].source, max_megapixels=max_megapixels)
+    tell = _list if dry_run else _ignore if quiet else _say
+    for job in batch.existing:
+        tell(f"{job} (skipped, exists)")
+    if not batch.jobs:
+        tell(_count(batch, 0))
+        return 0
+    failed: list[Job] = []
+    with _progress(len(batch.jobs), hidden=quiet or dry_run) as report:
+        report(0, f"loading {model}")
+        from unsmear.restore import Deblurrer
+
+        deblurrer = Deblurrer(model, device=device)
+        for done, job in enumerate(batch.jobs):
+            start = time.monotonic()
+            try:
+                if dry_run:
+                    width, height, _ = probe(job.source, max_megapixels=max_megapixels)
+                    tell(f"{job} ({width} x {height}, {deblurrer.plan(height, width)})")
+                else:
+                    progress = partial(report, done, job.source_name)
+                    restore = partial(deblurrer.restore, strength=strength, progress=progress)
+                    width, height = run_job(job, restore, max_megapixels=max_megapixels)
+                    tell(f"{job} ({width} x {height}, {time.monotonic() - start:.1f} s)")
+            except UnsmearError as error:
+                if not batch.is_many:
+                    raise
+                _fail(str(error))
+                failed.append(job)
+    if batch.is_many and not dry_run:
+        tell(f"{_count(batch, len(failed))} in {time.monotonic() - begin:.1f} s")
+        for job in failed:
+            tell(f"failed: {job.source_name}")
+    return 1 if failed else 0
+
+
+@app.command()
+def models() -> None:
+    """List the networks.
+
+    A network without weights has to be trained first. Inside, pictures are padded so that their sides are a
+    multiple of what is told; they come back at their own size.
+    """
+    import torch
+
+    from unsmear.models import DESCRIPTIONS, count_parameters, create_model, list_models, shipped_weights
+
+    row = "{:<8}  {:>10}  {:<7}  {:>8}  {}"
+    _list(row.format("name", "parameters", "weights", "multiple", "description"))
+    for name in list_models():
+        with torch.device("meta"):
+            network = create_model(name)
+        weights = "shipped" if shipped_weights(name) else "none"
+        size, multiple = f"{count_parameters(network):,}", network.size_multiple
+        _list(row.format(name, size, weights, multiple, DESCRIPTIONS[name]))
+
+
+@app.command()
+def doctor() -> int:
+    """Show versions, device and memory, for when something is wrong."""
+    from unsmear.doctor import examine
+
+    is_healthy = True
+    for what, finding, is_good in examine():
+        _list(f"{what:<18}{'' if is_good else 'PROBLEM: '}{finding}")
+        is_healthy = is_healthy and is_good
+    return 0 if is_healthy else 1
+
+
+@contextmanager
+def _progress(total: int, *, hidden: bool) -> Iterator[_Report]:
+    """A bar on a terminal, nothing elsewhere."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda done, what, part=0, parts=1: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    name = TextColumn(
+        "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    )
+    columns = (
+        name,
+        BarColumn(20),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def report(done: int, what: str, part: int = 0, parts: int = 1) -> None:
+            count = f"{done + 1}/{total} " if total > 1 else ""
+            bar.update(
+                task, completed=done + part / parts, description=count + _printable(what), refresh=True
+            )
+
+        yield report
+
+
+def _count(batch: "Batch", num_failed: int) -> str:
+    counts = (
+        (len(batch.jobs) - num_failed, "restored"),
+        (len(batch.existing), "skipped (exists)"),
+        (num_failed, "failed"),
+    )
+    return ", ".join(f"{count} {state}" for count, state in counts if count)
+
+
+def _fail(message: str) -> None:
+    _say(f"unsmear: error: {message}")
+
+
+def _say(message: str) -> None:
+    typer.echo(_printable(message), err=True)
+
+
+def _list(message: str) -> None:
+    typer.echo(_printable(message))
+
+
+def _ignore(message: str) -> None:
+    pass
+
+
+def _printable(text: str) -> str:
+    """One line, whatever file names hold: line breaks, colors of the terminal, bytes that are no text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,1 @@
+"""Pictures to learn from: blur synthesis, data sets, augmentation."""

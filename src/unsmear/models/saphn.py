@@ -1,0 +1,305 @@
+"""SAPHN: the network of *Adaptive Single Image Deblurring* (Suin, Purohit, Rajagopalan, arXiv 2201.00155).
+
+- A patch hierarchy: the lowest level sees the picture as 4 patches, the next as 2 halves, level 1 whole. Every
+  level is an encoder-decoder with its own weights, and hands its estimate and its features to the next.
+- Every residual block holds a content-aware module (section 2.2) between its two convolutions: global attention
+  beside pixel-dependent filtering, fused by a sum (Eq. 8). Decoder blocks also attend to the encoder.
+- The paper leaves open: scales and widths (here those of its base model DMPHN, 32/64/128), activations (one ReLU a
+  block), the number of attention maps (half the channels), what is queried in cross attention (maps from the
+  consumer, features from the source), and where levels meet (at the coarsest scale).
+- Our choices: every content-aware module starts as the identity, and the network as the identity map, by way of a
+  residual from each level's input to its estimate (`residual=False` gives the base model's form without it); the
+  small preset works on a 2 x 2 pixel-unshuffled picture with depthwise filters and thin lower levels.
+
+Spatial sizes must be multiples of `size_multiple`. Values in and out are sRGB-encoded, [0, 1].
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unsmear.ops import distribute_descriptors, gather_descriptors, pixel_adaptive_conv2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAPHNConfig:
+    """What can be chosen about the network; the defaults are the paper's.
+
+    Args:
+        widths: Channels at each scale of level 1, finest first; their number is the paper's N.
+        lower_widths: The same for levels 2 and up; None for the widths of level 1.
+        encoder_blocks: Residual blocks at each encoder scale, the paper's M.
+        decoder_blocks: Residual blocks at each decoder scale, the paper's P.
+        levels: Levels of the patch hierarchy, 1 to 4; level l sees 2**(l-1) patches.
+        channels_per_map: Channels for each attention map: C2 = C / channels_per_map.
+        kernel_size: Side of the pixel-dependent filters.
+        filters: "full" (C x C filters, the paper) or "depthwise" (one filter a channel).
+        attention: Whether content-aware modules have the global branch.
+        cross_attention: Whether decoder blocks attend to the encoder.
+        filtering: Whether content-aware modules have the local branch.
+        merge: How lower-level features enter: by cross-level "attention" (the paper), or "add+attention".
+        attention_kernel: Side of the convolutions that make attention maps.
+        generator_kernel: Side of the convolution that makes kernel maps.
+        bounded_kernels: Whether kernel maps are kept between 0 and 2 by a sigmoid. Without it Eq. 7 multiplies
+            features by a linear map of themselves, and training diverged at learning rates of 1e-3.
+        unshuffle: Side of the pixel blocks folded into channels before the network; 1 for none.
+        residual: Whether every level predicts the difference to its input.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    lower_widths: tuple[int, ...] | None = None
+    encoder_blocks: int = 2
+    decoder_blocks: int = 2
+    levels: int = 3
+    channels_per_map: int = 2
+    kernel_size: int = 5
+    filters: Literal["full", "depthwise"] = "full"
+    attention: bool = True
+    cross_attention: bool = True
+    filtering: bool = True
+    merge: Literal["attention", "add+attention"] = "attention"
+    attention_kernel: int = 1
+    generator_kernel: int = 3
+    bounded_kernels: bool = True
+    unshuffle: int = 1
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "lower_widths"):  # JSON knows no tuples
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        if not 1 <= self.levels <= 4:
+            raise ValueError(f"levels must be 1 to 4, not {self.levels}")
+        if self.lower_widths is not None and len(self.lower_widths) != len(self.widths):
+            raise ValueError("lower_widths must name as many scales as widths")
+        if min(self.widths + (self.lower_widths or ())) < self.channels_per_map:
+            raise ValueError("every width must hold at least one attention map: lower channels_per_map")
+        for name in ("kernel_size", "attention_kernel", "generator_kernel"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(f"{name} must be odd, not {getattr(self, name)}")
+        if self.filters not in ("full", "depthwise"):
+            raise ValueError(f"filters must be 'full' or 'depthwise', not {self.filters!r}")
+        if self.merge not in ("attention", "add+attention"):
+            raise ValueError(f"merge must be 'attention' or 'add+attention', not {self.merge!r}")
+        if self.merge == "add+attention" and self.lower_widths not in (None, self.widths):
+            raise ValueError("merge='add+attention' needs equal widths at all levels")
+
+    def level_widths(self, level: int) -> tuple[int, ...]:
+        """Channels at each scale of one level (1 is the level that sees the whole picture)."""
+        return self.widths if level == 1 or self.lower_widths is None else self.lower_widths
+
+
+class Attention(nn.Module):
+    """Global attention of `x` to the features of `source` (section 2.1), which may be `x` itself."""
+
+    def __init__(self, channels: int, source_channels: int, config: SAPHNConfig) -> None:
+        super().__init__()
+        maps, k = channels // config.channels_per_map, config.attention_kernel
+        self.gather = nn.Conv2d(channels, maps, k, padding=k // 2)  # f_q
+        self.distribute = nn.Conv2d(channels, maps, k, padding=k // 2)  # f_p
+        self.gate = nn.Linear(source_channels, source_channels)  # f_m2
+        self.project = nn.Linear(source_channels, channels, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """Attend from `x` (B, C, H, W) to `source` (B, C', H, W); returns (B, C, H, W)."""
+        descriptors = gather_descriptors(source, self.gather(x), self.gate.weight, self.gate.bias)  # Eqs. 1-4
+        # A learned projection undoes the weakness of Eq. 6's average. It commutes with the distribution, so it
+        # is applied to the few descriptors rather than to every pixel.
+        descriptors = self.project(descriptors.to(x.dtype)) * descriptors.shape[1]
+        return distribute_descriptors(descriptors, self.distribute(x)).to(x.dtype)  # Eqs. 5-6
+
+
+class PixelDependentFilter(nn.Module):
+    """A learned filter, modulated at every pixel by a kernel made from the features there (section 2.2)."""
+
+    def __init__(self, channels: int, config: SAPHNConfig) -> None:
+        super().__init__()
+        k, depthwise = config.kernel_size, config.filters == "depthwise"
+        side = config.generator_kernel
+        self.generate = nn.Conv2d(channels, k * k, side, padding=side // 2)
+        self.bounded = config.bounded_kernels
+        nn.init.zeros_(self.generate.weight)
+        nn.init.constant_(self.generate.bias, 0.0 if self.bounded else 1.0)  # type: ignore[arg-type]
+        self.weight = nn.Parameter(torch.empty(channels, 1 if depthwise else channels, k, k))
+        nn.init.dirac_(self.weight, groups=channels if depthwise else 1)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter `x` (B, C, H, W) by Eq. 7."""
+        return pixel_adaptive_conv2d(x, self.kernel_map(x), self.weight, self.bias)
+
+    def kernel_map(self, x: Tensor) -> Tensor:
+        """K of Eq. 7, (B, k*k, H, W): one before training, which makes the filter an ordinary convolution."""
+        kernel = self.generate(x)
+        return 2 * torch.sigmoid(kernel) if self.bounded else kernel
+
+
+class ContentAwareModule(nn.Module):
+    """The two branches of section 2.2, fused by Eq. 8; the identity before training."""
+
+    def __init__(self, channels: int, config: SAPHNConfig, decoder: bool) -> None:
+        super().__init__()
+        cross = decoder and config.cross_attention
+        self.attend_self = Attention(channels, channels, config) if config.attention else None
+        self.attend_encoder = Attention(channels, channels, config) if cross else None
+        self.filter = PixelDependentFilter(channels, config) if config.filtering else None
+
+    def forward(self, x: Tensor, encoded: Tensor | None) -> Tensor:
+        """Process `x` (B, C, H, W), in the decoder with the encoder's features of the same shape."""
+        y = x if self.filter is None else self.filter(x)  # x_dyn
+        if self.attend_self is not None:
+            y = y + self.attend_self(x, x)  # Eq. 8: x_GL = x_att + x_dyn
+        if self.attend_encoder is not None and encoded is not None:
+            y = y + self.attend_encoder(x, encoded)
+        return y
+
+
+class ResidualBlock(nn.Module):
+    """Convolution, content-aware module, convolution."""
+
+    def __init__(self, channels: int, config: SAPHNConfig, decoder: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.module = ContentAwareModule(channels, config, decoder)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, encoded: Tensor | None = None) -> Tensor:
+        """Transform `x` (B, C, H, W)."""
+        return x + self.conv2(self.module(functional.relu(self.conv1(x)), encoded))
+
+
+class Encoder(nn.Module):
+    """One level's encoder: M residual blocks at each of N scales."""
+
+    def __init__(self, widths: tuple[int, ...], config: SAPHNConfig) -> None:
+        super().__init__()
+        previous = (3 * config.unshuffle**2, *widths[:-1])
+        self.down = nn.ModuleList(
+            nn.Conv2d(p, w, 3, stride=1 if i == 0 else 2, padding=1)
+            for i, (p, w) in enumerate(zip(previous, widths, strict=True))
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(w, config) for _ in range(config.encoder_blocks))) for w in widths
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Encode `x`; returns the features of every scale, finest first."""
+        features = []
+        for down, blocks in zip(self.down, self.blocks, strict=True):
+            x = blocks(down(x))
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """One level's decoder: P residual blocks at each scale, attending to the encoder; ends in a picture."""
+
+    def __init__(self, widths: tuple[int, ...], config: SAPHNConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(w, config, decoder=True) for _ in range(config.decoder_blocks))
+            for w in reversed(widths)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(w, v, 4, stride=2, padding=1)
+            for w, v in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.last = nn.Conv2d(widths[0], 3 * config.unshuffle**2, 3, padding=1)
+        if config.residual:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Decode the features of every scale, finest first."""
+        x = features[-1]
+        for i, encoded in enumerate(reversed(features)):
+            if i > 0:
+                x = self.up[i - 1](x)
+            for block in self.blocks[i]:  # type: ignore[union-attr]
+                x = block(x, encoded)
+        return self.last(x)
+
+
+class SAPHN(nn.Module):
+    """The patch-hierarchical network of Fig. 1.
+
+    Args:
+        config: What to build.
+        name: What the network is called in weights files and tables.
+    """
+
+    def __init__(self, config: SAPHNConfig, name: str = "saphn") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        widths = [config.level_widths(level) for level in range(1, config.levels + 1)]
+        self.encoders = nn.ModuleList(Encoder(w, config) for w in widths)
+        self.decoders = nn.ModuleList(Decoder(w, config) for w in widths)
+        self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
+            Attention(upper[-1], lower[-1], config) for upper, lower in zip(widths, widths[1:], strict=False)
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this: halvings of the picture, scales, and pixel blocks."""
+        return 2 ** (self.config.levels // 2) * 2 ** (len(self.config.widths) - 1) * self.config.unshuffle
+
+    @property
+    def peak_bytes_per_pixel(self) -> float:
+        """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
+
+        About seven feature maps of the finest scale live at once: input and output of a block, the picture and its
+        estimates, the kernel map, and the encoder's features at all scales.
+        """
+        return 4 * (7 * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2 + 48
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Deblur `x` (B, 3, H, W), values in [0, 1]; returns the same shape, not clamped."""
+        return self.estimates(x)[-1]
+
+    def estimates(self, x: Tensor) -> list[Tensor]:
+        """The estimates of all levels (B, 3, H, W), lowest level first, the network's output last.
+
+        Training may supervise all of them; the difference of each to the one before is that level's residual.
+        """
+        size = self.config.unshuffle
+        # The base model works on values around zero.
+        estimate = blurred = functional.pixel_unshuffle(x - 0.5, size)
+        lower: Tensor | None = None
+        estimates = []
+        for level in range(self.config.levels, 0, -1):
+            features = self.encoders[level - 1](_to_patches(estimate, level))
+            if lower is not None:
+                attended = self.merges[level - 1](features[-1], lower)
+                attended = attended + lower if self.config.merge == "add+attention" else attended
+                features[-1] = features[-1] + attended
+            if level > 1:  # the decoder sees the patches of the level above
+                features = [_stitch(f, level) for f in features]
+            lower = features[-1]
+            residual = self.decoders[level - 1](features)
+            for above in range(level - 1, 1, -1):
+                residual = _stitch(residual, above)
+            if self.config.residual:
+                estimate = estimate + residual
+            else:  # the base model: levels above 1 correct the blurred picture, level 1 makes the sharp one
+                estimate = residual if level == 1 else blurred + residual
+            estimates.append(functional.pixel_shuffle(estimate, size) + 0.5)
+        return estimates
+
+
+# Level l halves each patch of level l-1: along the height at even levels, along the width at odd ones. Patches
+# are folded into the batch.
+
+
+def _to_patches(x: Tensor, level: int) -> Tensor:
+    for number in range(2, level + 1):
+        x = torch.cat(x.chunk(2, dim=2 + number % 2))
+    return x
+
+
+def _stitch(x: Tensor, level: int) -> Tensor:
+    return torch.cat(x.chunk(2), dim=2 + level % 2)

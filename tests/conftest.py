@@ -1,0 +1,14 @@
+"""What all tests share."""
+
+import os
+
+# The tests' tensors are small: more threads only wait for each other, most of all where processors are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)

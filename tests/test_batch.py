@@ -1,0 +1,221 @@
+"""Which pictures are found, where their results go, and which calls are refused before any work."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unsmear.batch import Job, plan_jobs, run_job
+from unsmear.errors import ImageError, UsageError
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of pictures and of what may lie about among them; the working folder is its parent."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a.PNG", "sub/c.tif", "sub/deep/d.webp"):
+        make(f"photos/{name}")
+    for name in (".hidden.jpg", "._b.jpg", "Thumbs.db", "notes.txt", "b.deblurred.jpg", ".git/x.jpg"):
+        path = Path("photos", name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    os.mkfifo("photos/pipe.jpg")
+    return tmp_path
+
+
+def make(name):
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats = {".jpg": "JPEG", ".tif": "TIFF", ".webp": "WEBP", ".jpeg": "JPEG"}
+    Image.new("RGB", (8, 6), (10, 20, 30)).save(path, formats.get(path.suffix, "PNG"))
+    return path
+
+
+def planned(*inputs, output=None, **options):
+    return [(str(job.source), str(job.target)) for job in plan_jobs(list(inputs), output, **options).jobs]
+
+
+def identity(rgb):
+    return rgb
+
+
+def test_one_file(photos):
+    assert planned("photos/b.jpg", overwrite=True) == [("photos/b.jpg", "photos/b.deblurred.jpg")]
+    assert planned("photos/b.jpg", output="x.png") == [("photos/b.jpg", "x.png")]
+    assert planned("photos/b.jpg", output="new/") == [("photos/b.jpg", "new/b.jpg")]
+    Path("there").mkdir()
+    assert planned("photos/b.jpg", output="there") == [("photos/b.jpg", "there/b.jpg")]
+
+
+def test_folder_without_what_is_hidden_foreign_or_our_own(photos):
+    assert planned("photos", output="out") == [("photos/a.PNG", "out/a.PNG"), ("photos/b.jpg", "out/b.jpg")]
+
+
+def test_tree_is_kept(photos):
+    assert planned("photos", output="out", recursive=True) == [
+        ("photos/a.PNG", "out/a.PNG"),
+        ("photos/b.jpg", "out/b.jpg"),
+        ("photos/sub/c.tif", "out/sub/c.tif"),
+        ("photos/sub/deep/d.webp", "out/sub/deep/d.webp"),
+    ]
+
+
+def test_results_of_an_earlier_run_inside_the_input_are_no_inputs(photos):
+    make("photos/out/b.jpg")
+    assert ("photos/out/b.jpg", "photos/out/out/b.jpg") not in planned(
+        "photos", output="photos/out", recursive=True
+    )
+
+
+def test_links_are_followed_but_no_folder_is_entered_twice(photos):
+    Path("photos/sub/loop").symlink_to(photos / "photos")
+    Path("photos/link.jpg").symlink_to("b.jpg")
+    make("elsewhere/e.jpg")
+    Path("photos/album").symlink_to(photos / "elsewhere")
+    sources = [source for source, _ in planned("photos", output="out", recursive=True)]
+    assert sources == [
+        "photos/a.PNG",
+        "photos/album/e.jpg",
+        "photos/b.jpg",
+        "photos/link.jpg",
+        "photos/sub/c.tif",
+        "photos/sub/deep/d.webp",
+    ]
+
+
+def test_patterns_that_the_shell_did_not_expand(photos):
+    assert planned("photos/b*.jpg", output="out/") == [("photos/b.jpg", "out/b.jpg")]
+    assert [s for s, _ in planned("photos/**/[cd].*", output="out")] == [
+        "photos/sub/c.tif",
+        "photos/sub/deep/d.webp",
+    ]
+    make("photos/odd[1].jpg")
+    assert planned("photos/odd[1].jpg") == [("photos/odd[1].jpg", "photos/odd[1].deblurred.jpg")]
+    with pytest.raises(UsageError, match="no file matches this pattern"):
+        plan_jobs(["photos/*.gif"])
+
+
+def test_same_command_twice_does_not_take_results_for_inputs(photos):
+    batch = plan_jobs(["photos/b.jpg", "photos/b.deblurred.jpg", "photos/a.PNG"])
+    assert [str(job.source) for job in batch.jobs] == ["photos/a.PNG"]
+    assert [str(job.source) for job in batch.existing] == ["photos/b.jpg"]
+    assert planned("photos/b.deblurred.jpg") == [
+        ("photos/b.deblurred.jpg", "photos/b.deblurred.deblurred.jpg")
+    ]
+
+
+def test_same_file_twice_is_done_once(photos):
+    assert planned("photos/a.PNG", "./photos/a.PNG", "photos", output="out", overwrite=True) == [
+        ("photos/a.PNG", "out/a.PNG"),
+        ("photos/b.jpg", "out/b.jpg"),
+    ]
+
+
+def test_names_without_a_known_extension_get_one_by_content(photos):
+    make("scan").rename("scan.orig")
+    assert planned("scan.orig") == [("scan.orig", "scan.deblurred.png")]
+    assert planned("scan.orig", output="out/") == [("scan.orig", "out/scan.png")]
+
+
+def test_existing_results_are_left_out_of_many(photos):
+    make("out/b.jpg")
+    batch = plan_jobs(["photos"], "out")
+    assert [str(job.source) for job in batch.jobs] == ["photos/a.PNG"]
+    assert [str(job.target) for job in batch.existing] == ["out/b.jpg"]
+    assert batch.is_many
+    assert len(plan_jobs(["photos"], "out", overwrite=True).jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "words"),
+    [
+        (["missing.jpg"], None, "missing.jpg: no such file or folder"),
+        (["photos/b.jpg", "missing.jpg"], "out", "missing.jpg: no such file or folder"),
+        ([""], None, "'': no such file or folder"),
+        (["n" * 300 + ".jpg"], None, "no such file or folder"),
+        (["photos/pipe.jpg"], None, "not a picture file but a folder, pipe or device"),
+        (["/dev/zero"], None, "not a picture file but a folder, pipe or device"),
+        (["empty"], None, "empty: no pictures in this folder; --recursive looks into"),
+        (
+            ["photos/b.jpg"],
+            None,
+            "photos/b.deblurred.jpg: exists already; choose another --output, or pass --overwrite",
+        ),
+        (["photos/b.jpg"], "photos/b.jpg", "photos/b.jpg: the result would replace its input"),
+        (["photos"], "photos", "the result would replace its input"),
+        (["photos/b.jpg"], "link.jpg", "link.jpg: the result would replace its input"),
+        (["photos/b.jpg"], "x.gif", "x.gif: end the name of the output with one of .jpg"),
+        (["photos/b.jpg"], "", "the name of the output is empty"),
+        (["photos/b.jpg"], "missing/x.jpg", "missing: no such folder for the output"),
+        (["photos/b.jpg"], "photos/notes.txt/x.jpg", "photos/notes.txt: is a file, but a folder is needed"),
+        (["photos"], "photos/notes.txt", "photos/notes.txt: is a file, but a folder is needed"),
+        (["photos/b.jpg"], "n" * 300 + ".jpg", "File name too long"),
+        (["photos"], "n" * 300, "File name too long"),
+        (
+            ["photos/a.PNG", "other/a.PNG"],
+            "out",
+            "photos/a.PNG and other/a.PNG would both be written to out/a.PNG",
+        ),
+        (["-", "photos/b.jpg"], None, "standard input and output take one picture"),
+        (["photos"], "-", "photos: is not a picture file"),
+    ],
+)
+def test_wrong_calls_are_refused_before_any_work(photos, inputs, output, words):
+    Path("empty").mkdir()
+    Path("link.jpg").symlink_to("photos/b.jpg")
+    make("other/a.PNG")
+    before = sorted(photos.rglob("*"))
+    with pytest.raises(UsageError) as caught:
+        plan_jobs(inputs, output)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_no_result_is_written_over_another_input(photos):
+    make("a.png")
+    Path("a.png").rename("a")  # whose content asks for the name a.png
+    make("a.png")
+    with pytest.raises(UsageError, match=r"a would be written over another input, a\.png"):
+        plan_jobs(["a", "a.png"], "./", overwrite=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_that_cannot_be_written(photos):
+    Path("photos").chmod(0o500)
+    with pytest.raises(UsageError, match="this folder cannot be written"):
+        plan_jobs(["photos/a.PNG"])
+
+
+def test_overwriting_the_input_is_allowed_when_asked(photos):
+    [job] = plan_jobs(["photos/a.PNG"], "photos/a.PNG", overwrite=True).jobs
+    run_job(job, lambda rgb: 255 - rgb, max_megapixels=1)
+    with Image.open("photos/a.PNG") as img:
+        assert img.getpixel((0, 0)) == (245, 235, 225)
+
+
+def test_run_makes_folders_and_tells_the_size(photos):
+    job = Job(Path("photos/b.jpg"), Path("x/y/b.png"))
+    assert run_job(job, identity, max_megapixels=1) == (8, 6)
+    assert os.listdir("x/y") == ["b.png"]
+    assert str(job) == "photos/b.jpg -> x/y/b.png"
+
+
+def test_run_finds_out_before_the_work_that_the_output_cannot_hold_the_picture(photos):
+    Image.new("RGBA", (4, 4)).save("clear.png")
+    with pytest.raises(ImageError, match=r"x\.jpg: JPEG cannot hold transparency"):
+        run_job(Job(Path("clear.png"), Path("x.jpg")), lambda rgb: pytest.fail("worked"), max_megapixels=1)
+
+
+def test_run_leaves_nothing_when_the_work_fails(photos):
+    before = sorted(photos.rglob("*"))
+    for fault in (ImageError("no"), KeyboardInterrupt()):
+
+        def fail(rgb: np.ndarray, fault: BaseException = fault) -> np.ndarray:
+            raise fault
+
+        with pytest.raises(type(fault)):
+            run_job(Job(Path("photos/b.jpg"), Path("new/b.jpg")), fail, max_megapixels=1)
+    assert sorted(photos.rglob("*")) == before

@@ -1,0 +1,604 @@
+"""Pictures come back as they were: every mode and format, metadata, and everything that must be refused."""
+
+import io
+import os
+import struct
+import threading
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from unsmear.errors import ImageError, UnsmearError, UsageError
+from unsmear.image import (
+    MAX_MEGAPIXELS,
+    Picture,
+    default_output,
+    from_pil,
+    open_picture,
+    probe,
+    save_picture,
+    to_pil,
+)
+
+RNG = np.random.default_rng(0)
+ICC_RGB = b"\0\0\0\x90test\x02\x10\0\0mntrRGB XYZ " + bytes(range(120))
+ICC_GRAY = ICC_RGB.replace(b"RGB ", b"GRAY")
+XMP = b'<x:xmpmeta><rdf:Description xmp:Rating="5" tiff:Orientation="%d"/></x:xmpmeta>'
+ORIENTATION, MAKER_NOTE, EXIF_IFD, GPS_IFD = 274, 37500, 34665, 34853
+
+
+def image(mode="RGB", size=(23, 17)):
+    """Noise of any mode, transparency included."""
+    width, height = size
+    noise = RNG.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    if mode in ("1", "P"):
+        return Image.fromarray(noise[..., :3]).convert(mode)
+    if mode == "PA":
+        return Image.fromarray(noise).convert("PA")
+    return Image.merge(mode, [Image.fromarray(noise[..., c].copy()) for c in range(len(mode))])
+
+
+def encoded(img, format, **options):
+    buffer = io.BytesIO()
+    img.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def reopened(picture, format=None):
+    """What a viewer sees of a picture that was written and read again."""
+    buffer = io.BytesIO()
+    save_picture(picture, buffer, format=format)
+    img = Image.open(io.BytesIO(buffer.getvalue()))
+    img.load()
+    return img
+
+
+def opened(data):
+    return open_picture(io.BytesIO(data))
+
+
+def exif_block(orientation=6, order="<"):
+    """An EXIF block with maker notes, GPS and a thumbnail, built by hand as cameras do."""
+    mark = b"II" if order == "<" else b"MM"
+    note, thumbnail = b"maker\0note", b"\xff\xd8thumbnail\xff\xd9"
+
+    def directory(entries, after):
+        body = b"".join(
+            struct.pack(order + "HHI", tag, kind, count) + value for tag, kind, count, value in entries
+        )
+        return struct.pack(order + "H", len(entries)) + body + struct.pack(order + "I", after)
+
+    def long(value):
+        return struct.pack(order + "I", value)
+
+    def short(value):
+        return struct.pack(order + "HH", value, 0)
+
+    first, inner, gps, second, data = 8, 62, 80, 98, 140
+    block = mark + struct.pack(order + "HI", 42, first)
+    block += directory(
+        [
+            (0x010F, 2, 4, b"Cam\0"),
+            (ORIENTATION, 3, 1, short(orientation)),
+            (EXIF_IFD, 4, 1, long(inner)),
+            (GPS_IFD, 4, 1, long(gps)),
+        ],
+        second,
+    )
+    block += directory([(MAKER_NOTE, 7, len(note), long(data))], 0)
+    block += directory([(1, 2, 2, b"N\0\0\0")], 0)
+    block += directory(
+        [(0x0103, 3, 1, short(6)), (0x0201, 4, 1, long(data + 10)), (0x0202, 4, 1, long(len(thumbnail)))], 0
+    )
+    assert len(block) == data
+    return b"Exif\0\0" + block + note + thumbnail
+
+
+def png_with_header(width, height, depth=8, color=2):
+    """A PNG file that promises much and holds nothing."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+# Modes and formats
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "BMP"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA"])
+def test_lossless_formats_come_back_bit_identical(mode, format):
+    source = image(mode)
+    if (mode == "PA" and format != "TIFF") or (format == "BMP" and "A" in mode):
+        pytest.skip(f"there are no {format} files of mode {mode}")
+    data = encoded(source, format, **({"lossless": True, "exact": True} if format == "WEBP" else {}))
+    before = Image.open(io.BytesIO(data))
+    has_alpha = before.has_transparency_data
+    mode_back = ("L" if before.mode in ("1", "L", "LA") else "RGB") + ("A" if has_alpha else "")
+
+    after = reopened(opened(data))
+
+    assert (after.format, after.mode, after.size) == (format, mode_back, source.size)
+    np.testing.assert_array_equal(np.asarray(after), np.asarray(before.convert(mode_back)))
+
+
+@pytest.mark.parametrize("format", ["WEBP", "AVIF"])
+def test_alpha_survives_lossy_formats_bit_by_bit(format):
+    picture = opened(encoded(image("RGBA"), format, quality=100))
+    buffer = io.BytesIO()
+    save_picture(picture, buffer)
+    assert picture.alpha is not None
+    if format == "WEBP":  # AVIF codes alpha with its own loss
+        np.testing.assert_array_equal(opened(buffer.getvalue()).alpha, picture.alpha)
+    else:
+        assert np.abs(opened(buffer.getvalue()).alpha.astype(int) - picture.alpha).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF"])
+def test_lossy_formats_keep_mode_and_size_and_look_the_same(mode, format):
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(48, 0)
+    source = Image.fromarray(ramp).convert(mode)
+    data = encoded(source, format, quality=90)
+    before = Image.open(io.BytesIO(data))
+    after = reopened(opened(data))
+    assert (after.format, after.mode, after.size) == (format, before.mode, before.size)
+    assert np.abs(np.asarray(after).astype(int) - np.asarray(before)).max() <= 8
+
+
+def test_color_key_transparency_becomes_alpha():
+    source = Image.new("RGB", (4, 3), (255, 0, 0))
+    source.putpixel((0, 0), (1, 2, 3))
+    picture = opened(encoded(source, "PNG", transparency=(1, 2, 3)))
+    assert picture.alpha.min() == 0
+    assert np.count_nonzero(picture.alpha == 0) == 1
+    gray = opened(encoded(Image.new("L", (4, 3), 7), "PNG", transparency=7))
+    assert gray.is_gray
+    assert not gray.alpha.any()
+
+
+def test_gray_is_weighted_when_restored_pixels_have_color():
+    picture = from_pil(image("L")).with_rgb(np.full((17, 23, 3), (255, 0, 0), np.uint8))
+    assert to_pil(picture).getpixel((0, 0)) == 76
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1)])
+def test_smallest_pictures(size):
+    picture = opened(encoded(image("RGB", size), "PNG"))
+    assert picture.rgb.shape == (size[1], size[0], 3)
+    assert reopened(picture).size == size
+
+
+def test_content_decides_and_not_the_name(tmp_path):
+    path = tmp_path / "photo.txt"
+    path.write_bytes(encoded(image(), "PNG"))
+    assert open_picture(path).format == "PNG"
+    assert default_output(path).name == "photo.deblurred.png"
+    assert default_output(Path("a.b/Photo.JPG")) == Path("a.b/Photo.deblurred.JPG")
+    assert default_output(Path("missing")).name == "missing.deblurred"
+
+
+def test_second_picture_in_a_jpeg_is_left_out():
+    buffer = io.BytesIO()
+    image().save(buffer, "MPO", save_all=True, append_images=[image()])
+    assert Image.open(io.BytesIO(buffer.getvalue())).format == "MPO"
+    picture = opened(buffer.getvalue())
+    assert picture.format == "JPEG"
+    assert getattr(reopened(picture), "n_frames", 1) == 1
+
+
+# JPEG quality
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [92, 95, 98, 100])
+def test_good_jpeg_keeps_tables_subsampling_and_progression(quality, subsampling):
+    data = encoded(image(), "JPEG", quality=quality, subsampling=subsampling, progressive=True, comment=b"hi")
+    before, after = Image.open(io.BytesIO(data)), reopened(opened(data))
+    assert after.quantization == before.quantization
+    assert after.layer == before.layer
+    assert after.info["progressive"]
+    assert after.info["comment"] == b"hi"
+
+
+@pytest.mark.parametrize("quality", [1, 30, 75, 88])
+def test_poor_jpeg_is_raised_to_quality_90(quality):
+    after = reopened(opened(encoded(image(), "JPEG", quality=quality)))
+    assert after.quantization == Image.open(io.BytesIO(encoded(image(), "JPEG", quality=90))).quantization
+
+
+def test_iptc_captions_of_a_jpeg_are_kept():
+    caption = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0" + struct.pack(">I", 8) + b"\x1c\x02\x78\0\x03abc"
+    segment = struct.pack(">2sH", b"\xff\xed", len(caption) + 2) + caption
+    after = reopened(opened(encoded(image(), "JPEG", extra=segment)))
+    assert after.info["photoshop"][0x0404] == b"\x1c\x02\x78\0\x03abc"
+
+
+# Metadata
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once_and_reset(orientation, format):
+    upright = Image.new("L", (40, 24), 128)
+    upright.paste(255, (0, 0, 20, 12))
+    upright.paste(0, (20, 0, 40, 12))  # top left white, top right black: tells all eight apart
+    turns = [None, None, 0, 3, 1, 5, 2, 6, 4]  # the inverse of what a viewer does
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(turns[orientation]))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    exif[271] = "Cam"
+    xmp = {} if format == "AVIF" else {"xmp": XMP % orientation}
+    if format == "TIFF":
+        exif[700] = xmp.pop("xmp")
+    if format == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.pop("xmp"))
+        xmp = {"pnginfo": info}
+    data = encoded(stored.convert("RGB"), format, exif=exif, **xmp)
+
+    assert probe(io.BytesIO(data)) == (40, 24, format)
+    picture = opened(data)
+    assert picture.rgb.shape == (24, 40, 3)
+    corners = [picture.rgb[y, x, 1] for y, x in ((2, 2), (2, 37), (21, 2), (21, 37))]
+    np.testing.assert_allclose(corners, [255, 0, 128, 128], atol=12)
+
+    after = reopened(picture)
+    assert after.size == (40, 24)
+    assert after.getexif().get(ORIENTATION, 1) == 1
+    assert after.getexif()[271] == "Cam"
+    if format not in ("AVIF", "TIFF"):
+        assert after.info["xmp"] == XMP % 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_is_patched_in_place(order):
+    before = exif_block(order=order)
+    after = reopened(opened(encoded(image(), "JPEG", exif=before)))
+    block = after.info["exif"]
+    assert len(block) == len(before)
+    changed = [i for i in range(len(before)) if block[i] != before[i]]
+    thumbnail = before.index(b"\xff\xd8thumb")
+    assert b"thumbnail" not in block
+    assert len([i for i in changed if i < thumbnail]) == 2  # the orientation, and the link to the thumbnail
+    exif = after.getexif()
+    assert exif.get_ifd(EXIF_IFD)[MAKER_NOTE] == b"maker\0note"
+    assert exif.get_ifd(GPS_IFD)[1] == "N"
+    assert exif[271] == "Cam"
+
+
+@pytest.mark.parametrize("target", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_metadata_travels_between_formats(source, target):
+    options = {"exif": exif_block(orientation=1), "icc_profile": ICC_RGB, "dpi": (300, 300)}
+    img = image()
+    if source == "AVIF":
+        options["xmp"] = XMP
+    after = reopened(opened(encoded(img, source, **options)), target)
+    assert after.info["icc_profile"] == ICC_RGB
+    assert after.getexif()[271] == "Cam"
+    assert after.getexif().get_ifd(GPS_IFD)[1] == "N"
+    assert after.getexif().get_ifd(EXIF_IFD)[MAKER_NOTE] == b"maker\0note"
+    if {source, target} <= {"JPEG", "PNG", "TIFF"}:
+        np.testing.assert_allclose([float(value) for value in after.info["dpi"]], 300, atol=0.01)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF"])
+def test_resolution_is_the_same(format):
+    data = encoded(image(), format, dpi=(240, 120))
+    assert reopened(opened(data)).info["dpi"] == Image.open(io.BytesIO(data)).info["dpi"]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_profile_is_kept_only_for_the_channels_it_is_for(format):
+    assert reopened(opened(encoded(image("L"), format, icc_profile=ICC_GRAY))).info["icc_profile"] == ICC_GRAY
+    assert reopened(opened(encoded(image("L"), format, icc_profile=ICC_RGB))).info["icc_profile"] == ICC_RGB
+    assert "icc_profile" not in reopened(opened(encoded(image("RGB"), format, icc_profile=ICC_GRAY))).info
+
+
+def test_xmp_is_kept_by_tiff():
+    tags = Image.Exif()
+    tags[700] = XMP % 1
+    assert reopened(opened(encoded(image(), "TIFF", exif=tags))).info["xmp"] == XMP % 1
+
+
+def test_texts_and_color_chunks_of_a_png_are_kept():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Title", "A picture")
+    info.add_itxt("Author", "J\u00fcrgen", "de", "Autor")
+    info.add(b"gAMA", struct.pack(">I", 45455))
+    info.add(b"sRGB", b"\0")
+    info.add(b"cHRM", struct.pack(">8I", *range(31270, 31278)))
+    before = encoded(image(), "PNG", pnginfo=info)
+    first, second = Image.open(io.BytesIO(before)), reopened(opened(before))
+    assert second.text == first.text
+    for key in ("gamma", "srgb", "chromaticity"):
+        assert second.info[key] == first.info[key]
+
+
+@pytest.mark.parametrize("compression", ["raw", "packbits", "tiff_lzw", "tiff_adobe_deflate"])
+def test_tiff_keeps_its_compression_unless_exif_would_be_lost(compression):
+    data = encoded(image(), "TIFF", compression=compression)
+    assert reopened(opened(data)).info["compression"] == compression
+    with_exif = encoded(image(), "TIFF", exif=exif_block(1))
+    assert reopened(opened(with_exif)).getexif().get_ifd(GPS_IFD)[1] == "N"
+
+
+def test_tiff_of_lossy_compression_is_written_without_loss():
+    after = reopened(opened(encoded(image(), "TIFF", compression="jpeg")))
+    assert after.info["compression"] == "tiff_adobe_deflate"
+
+
+def test_pil_images_go_in_and_come_back_with_their_metadata():
+    source = Image.open(io.BytesIO(encoded(image("RGBA"), "PNG", icc_profile=ICC_RGB, exif=exif_block(6))))
+    after = to_pil(from_pil(source))
+    assert (after.mode, after.size) == ("RGBA", (17, 23))
+    np.testing.assert_array_equal(np.asarray(after), np.asarray(source.transpose(Image.Transpose.ROTATE_270)))
+    assert after.info["icc_profile"] == ICC_RGB
+    assert from_pil(image("L")).is_gray
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("channels", ["I;16", "RGB"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bits_are_never_cut(format, channels, dark):
+    """A dark 16-bit picture holds no value above 255, so values cannot tell; headers do."""
+    values = RNG.integers(0, 200 if dark else 65536, (8, 9), dtype=np.uint16)
+    if channels == "I;16":
+        data = encoded(Image.fromarray(values), format)
+    elif format == "PNG":
+        data = png_with_header(9, 8, depth=16)
+    else:
+        data = tiff_of(np.repeat(values[..., None], 3, 2))
+    with pytest.raises(ImageError, match="16-bit pictures are not supported yet; convert"):
+        opened(data)
+    with pytest.raises(ImageError, match="16-bit"):
+        probe(io.BytesIO(data))
+
+
+def tiff_of(values, **tags):
+    """An uncompressed TIFF file of an array (H, W, C), which Pillow cannot write if it is not 8-bit."""
+    height, width, channels = values.shape
+    bits = values.dtype.itemsize * 8
+    data = values.tobytes()
+    entries = {
+        256: (4, 1, width),
+        257: (4, 1, height),
+        258: (3, channels, 8 + len(data)),
+        259: (3, 1, 1),
+        262: (3, 1, 2),
+        273: (4, 1, 8),
+        277: (3, 1, channels),
+        278: (4, 1, height),
+        279: (4, 1, len(data)),
+        339: (3, 1, 3 if values.dtype.kind == "f" else 1),
+        **{int(tag): value for tag, value in tags.items()},
+    }
+    extra = struct.pack(f"<{channels}H", *[bits] * channels)
+    body = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(entries.items()))
+    directory = struct.pack("<H", len(entries)) + body + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data) + len(extra)) + data + extra + directory
+
+
+def test_float_and_deep_modes_are_refused():
+    for mode in ("I", "F", "I;16"):
+        with pytest.raises(ImageError, match="not supported"):
+            from_pil(Image.new(mode, (3, 3)))
+    with pytest.raises(ImageError, match="32-bit"):
+        opened(tiff_of(np.zeros((3, 4, 3), np.float32)))
+
+
+@pytest.mark.parametrize("flag", [0x40, 0x60])
+def test_deep_avif_is_refused(flag):
+    data = bytearray(encoded(image(), "AVIF"))
+    data[data.index(b"av1C") + 6] |= flag
+    with pytest.raises(ImageError, match="10-bit" if flag == 0x40 else "12-bit"):
+        opened(bytes(data))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_cmyk_is_refused(format):
+    with pytest.raises(ImageError, match="CMYK pictures are not supported; convert it to RGB"):
+        opened(encoded(Image.new("CMYK", (4, 4)), format))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "AVIF"])
+def test_animations_are_refused(format):
+    data = encoded(image(), format, save_all=True, append_images=[image(), image()])
+    with pytest.raises(ImageError, match="animated"):
+        opened(data)
+
+
+def test_several_pages_are_refused():
+    with pytest.raises(ImageError, match="several pages"):
+        opened(encoded(image(), "TIFF", save_all=True, append_images=[image()]))
+
+
+@pytest.mark.parametrize("tags", [{"254": (4, 1, 1)}, {"50706": (1, 4, 0x0401)}])
+def test_previews_of_raw_files_are_not_taken_for_the_picture(tags):
+    with pytest.raises(ImageError, match="raw file"):
+        opened(tiff_of(np.zeros((3, 4, 3), np.uint8), **tags))
+
+
+@pytest.mark.parametrize(
+    "data", [b"GIF89a" + bytes(60), b"%PDF-1.7", b"%!PS-Adobe", b"<svg/>", b"\x7fELF", b"P6 1 1"]
+)
+def test_other_formats_meet_no_decoder(data, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: pytest.fail("a decoder ran"))
+    with pytest.raises(ImageError, match=r"not a picture that unsmear reads \(JPEG, PNG"):
+        opened(data)
+
+
+def webp_header(width, height):
+    chunk = (
+        struct.pack("<4sII", b"VP8X", 10, 0)
+        + (width - 1).to_bytes(3, "little")
+        + (height - 1).to_bytes(3, "little")
+    )
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunk), b"WEBP") + chunk
+
+
+@pytest.mark.parametrize("data", [png_with_header(20_000, 20_000), webp_header(16_000, 16_000)])
+def test_bombs_are_refused_from_the_header(data):
+    with pytest.raises(ImageError, match="larger than 200 megapixels"):
+        opened(data)
+
+
+def test_limit_of_megapixels_is_ours_and_not_pillows():
+    """Pillow warns from 89 megapixels on and refuses above 179; warnings are errors here."""
+    for pixels in (100, 199):
+        assert probe(io.BytesIO(png_with_header(10_000, pixels * 100))) == (10_000, pixels * 100, "PNG")
+    with pytest.raises(ImageError, match=r"larger than 0\.0003 megapixels"):
+        open_picture(io.BytesIO(encoded(image(), "PNG")), max_megapixels=0.0003)
+    bomb = png_with_header(20_000, 20_000)
+    assert probe(io.BytesIO(bomb), max_megapixels=400)[:2] == (20_000, 20_000)
+    assert Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3
+    assert MAX_MEGAPIXELS == 200
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
+def test_cut_off_files_are_refused(format, share, tmp_path):
+    data = encoded(image("RGB", (64, 64)), format)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ImageError, match=r"cut\.jpg: .*(damaged or cut off|not a picture)"):
+        open_picture(path)
+
+
+def test_what_is_no_picture_file_is_told_in_one_line(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    for name, kind, words in (
+        ("empty.jpg", ImageError, "the file is empty"),
+        ("text.jpg", ImageError, "not a picture"),
+        ("missing.jpg", UsageError, "no such file"),
+        ("text.jpg/inside.jpg", UsageError, "no such file"),
+        ("loop.jpg", ImageError, "cannot be read"),
+        ("pipe.jpg", UsageError, "a pipe or device"),
+        ("", UsageError, "is a folder"),
+    ):
+        with pytest.raises(kind, match=words) as caught:
+            open_picture(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_damaged_files_give_a_picture_or_our_own_error(format, data):
+    options = {} if format == "BMP" else {"exif": exif_block(), "icc_profile": ICC_RGB}
+    good = encoded(Image.new("RGB", (16, 16), (9, 8, 7)), format, **options)
+    bad = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 6))):
+        bad[data.draw(st.integers(0, len(bad) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(UnsmearError):
+        save_picture(open_picture(io.BytesIO(bytes(bad)), max_megapixels=1), io.BytesIO())
+
+
+# Writing
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".webp", ".tif", ".bmp", ".avif"])
+def test_extension_of_the_output_decides_its_format(suffix, tmp_path):
+    path = tmp_path / f"out{suffix}"
+    save_picture(from_pil(image()), path)
+    expected = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF"}.get(suffix.lower(), suffix[1:].upper())
+    with Image.open(path) as img:
+        assert img.format == expected
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path):
+    for name in ("a.jpg", "a.bmp"):
+        with pytest.raises(ImageError, match="cannot hold transparency"):
+            save_picture(from_pil(image("RGBA")), tmp_path / name)
+    for name, side in (("a.webp", 16_384), ("a.jpg", 65_501)):
+        with pytest.raises(ImageError, match=r"at most \d+ pixels a side"):
+            save_picture(Picture(np.zeros((1, side, 3), np.uint8)), tmp_path / name)
+    with pytest.raises(UsageError, match=r"a\.xyz: end the name of the output with one of \.jpg"):
+        save_picture(from_pil(image()), tmp_path / "a.xyz")
+    assert os.listdir(tmp_path) == []
+
+
+def test_new_files_have_normal_permissions_and_replaced_ones_keep_theirs(tmp_path):
+    path = tmp_path / "a.png"
+    before = os.umask(0o022)
+    try:
+        save_picture(from_pil(image()), path)
+        assert path.stat().st_mode & 0o777 == 0o644
+        path.chmod(0o600)
+        save_picture(from_pil(image()), path)
+        assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_links_stay_links(tmp_path):
+    link, real = tmp_path / "link.png", tmp_path / "real.png"
+    link.symlink_to(real)
+    save_picture(from_pil(image()), link)
+    assert link.is_symlink()
+    assert open_picture(real).rgb.shape == (17, 23, 3)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_is_left_behind_when_writing_fails(fault, tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    save_picture(from_pil(image()), path)
+    good = path.read_bytes()
+
+    def fail(descriptor):
+        raise fault
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ImageError if isinstance(fault, OSError) else KeyboardInterrupt) as caught:
+        save_picture(from_pil(image()), path)
+    if isinstance(fault, OSError):
+        assert str(caught.value) == f"{path}: cannot be written: No space left on device"
+    assert os.listdir(tmp_path) == ["a.png"]
+    assert path.read_bytes() == good
+
+
+def test_what_cannot_be_written_is_told(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("missing/a.png", "n" * 300 + ".png", "pipe.png", "folder.png"):
+        with pytest.raises(ImageError, match="cannot be written"):
+            save_picture(from_pil(image()), tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["folder.png", "pipe.png"]
+
+
+def test_pictures_can_be_read_in_several_threads():
+    data = encoded(image("RGB", (200, 200)), "TIFF", compression="tiff_lzw")
+    found = []
+
+    def read():
+        found.extend(opened(data).rgb.sum() for _ in range(10))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 40
+    assert len(set(found)) == 1

@@ -1,0 +1,152 @@
+"""The geometry of tiles: everything a plan promises, for any picture, network and budget."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unsmear.errors import OutOfMemoryError
+from unsmear.tiling import TilePlan, merge_tiles, plan_tiles, reflect_indices, tile_weights
+
+sizes = st.integers(1, 3000)
+
+
+@st.composite
+def plans(draw, side=sizes):
+    height, width = draw(side), draw(side)
+    multiple = draw(st.sampled_from([1, 2, 8, 16]))
+    overlap = draw(st.integers(0, 130))
+    bytes_per_pixel = draw(st.floats(50, 5000))
+    budget = draw(st.floats(bytes_per_pixel * 600**2, bytes_per_pixel * 2000**2)) + 12 * 600 * 3000
+    plan = plan_tiles(
+        height, width, multiple=multiple, bytes_per_pixel=bytes_per_pixel, budget=budget, overlap=overlap
+    )
+    assert plan.peak_bytes <= budget
+    return plan
+
+
+def axes(plan: TilePlan):
+    yield plan.height, plan.tile_height, plan.tops
+    yield plan.width, plan.tile_width, plan.lefts
+
+
+@given(plans())
+def test_tiles_are_aligned_and_reach_past_the_picture_only_to_the_next_multiple(plan):
+    for length, tile, starts in axes(plan):
+        assert tile % plan.multiple == 0
+        assert all(start % plan.multiple == 0 for start in starts)
+        assert starts[0] == 0
+        assert length <= starts[-1] + tile < length + plan.multiple
+
+
+@given(plans())
+def test_neighbors_overlap_and_only_neighbors(plan):
+    for _, tile, starts in axes(plan):
+        for left, right in pairwise(starts):
+            assert plan.overlap <= left + tile - right
+        for left, right in zip(starts, starts[2:], strict=False):
+            assert left + tile <= right
+
+
+@given(plans())
+def test_weights_sum_to_one_everywhere(plan):
+    for length, tile, starts in axes(plan):
+        total = np.zeros(starts[-1] + tile, np.float32)
+        for index, start in enumerate(starts):
+            weights = tile_weights(starts, tile, index)
+            assert weights.dtype == np.float32
+            assert weights.min() >= 0
+            total[start : start + tile] += weights
+        np.testing.assert_allclose(total[:length], 1, atol=1e-6)
+
+
+@given(plans(), st.floats(0.1, 1))
+def test_a_smaller_budget_is_kept_too_or_refused(plan, share):
+    budget = plan.peak_bytes * share
+    try:
+        smaller = plan_tiles(
+            plan.height,
+            plan.width,
+            multiple=plan.multiple,
+            bytes_per_pixel=1000,
+            budget=budget,
+            overlap=plan.overlap,
+        )
+    except OutOfMemoryError:
+        return
+    assert smaller.peak_bytes <= budget
+
+
+def test_the_whole_picture_is_taken_when_it_fits():
+    plan = plan_tiles(720, 1280, multiple=16, bytes_per_pixel=1000, budget=2**30)
+    assert (plan.num_tiles, plan.tile_height, plan.tile_width) == (1, 720, 1280)
+    assert str(plan) == "whole picture, 0.90 GiB"
+
+
+def test_a_large_picture_wastes_little_and_the_plan_can_be_read():
+    plan = plan_tiles(4000, 6000, multiple=16, bytes_per_pixel=1000, budget=2**31)
+    assert plan.num_tiles * plan.tile_height * plan.tile_width < 1.3 * 4000 * 6000
+    assert str(plan).startswith(
+        f"{plan.cols} x {plan.rows} tiles of {plan.tile_width} x {plan.tile_height} px"
+    )
+
+
+def test_time_is_linear_in_pixels():
+    work = []
+    for height, width in [(4000, 6000), (8000, 12500), (16000, 25000)]:
+        plan = plan_tiles(height, width, multiple=16, bytes_per_pixel=1000, budget=2**31)
+        work.append(plan.num_tiles * plan.tile_height * plan.tile_width / (height * width))
+    assert max(work) < 1.1 * min(work)
+
+
+def test_overlap_shrinks_before_giving_up():
+    plan = plan_tiles(2000, 2000, multiple=8, bytes_per_pixel=1000, budget=50e6)
+    assert plan.overlap == 32
+
+
+def test_impossible_budgets_say_what_to_do():
+    with pytest.raises(OutOfMemoryError, match=r"5000 x 4000 pixels .* even in the smallest tiles"):
+        plan_tiles(4000, 5000, multiple=16, bytes_per_pixel=1000, budget=1e6)
+
+
+@given(st.integers(1, 60), st.integers(-150, 150), st.integers(0, 150))
+def test_reflection_is_that_of_numpy(length, start, count):
+    index = reflect_indices(start, start + count, length)
+    padded = np.pad(np.arange(length), 300, mode="reflect")
+    np.testing.assert_array_equal(index, padded[300 + start : 300 + start + count])
+
+
+@given(plans(side=st.integers(1, 400)))
+@settings(max_examples=30)
+def test_merging_the_tiles_of_a_picture_gives_the_picture(plan):
+    check_merge(plan)
+
+
+@given(st.integers(150, 300), st.integers(150, 300), st.sampled_from([1, 2, 8]))
+@settings(max_examples=30)
+def test_merging_many_tiles_gives_the_picture(height, width, multiple):
+    plan = plan_tiles(height, width, multiple=multiple, bytes_per_pixel=100, budget=1_200_000, overlap=16)
+    assert plan.num_tiles >= 4
+    check_merge(plan)
+
+
+def check_merge(plan: TilePlan):
+    rng = np.random.default_rng(plan.height)
+    picture = rng.random((plan.height, plan.width, 3), np.float32)
+
+    def compute(top, left):
+        rows = reflect_indices(top, top + plan.tile_height, plan.height)
+        cols = reflect_indices(left, left + plan.tile_width, plan.width)
+        return picture[rows[:, None], cols]
+
+    merged = np.full_like(picture, np.nan)
+    next_top = 0
+    for top, strip in merge_tiles(plan, compute):
+        assert top == next_top
+        assert strip.dtype == np.float32
+        merged[top : top + len(strip)] = strip
+        strip[:] = np.nan  # the caller may spoil it
+        next_top = top + len(strip)
+    np.testing.assert_allclose(merged, picture, atol=1e-6)
