@@ -16,7 +16,9 @@ def equations_1_to_6(x, gather, distribute, gate_weight, gate_bias):
     for k in range(maps):  # sum over the pixels of q_k is 1 (Eq. 1)
         total = sum(math.exp(v) for v in gather[k])
         q.append([math.exp(v) / total for v in gather[k]])
-    parts = [[[q[k][i] * x[c][i] for i in range(pixels)] for c in range(channels)] for k in range(maps)]  # Eq. 1
+    parts = [
+        [[q[k][i] * x[c][i] for i in range(pixels)] for c in range(channels)] for k in range(maps)
+    ]  # Eq. 1
     pooled = [[sum(parts[k][c]) for c in range(channels)] for k in range(maps)]  # Eq. 2
     mean = [sum(pooled[k][c] for k in range(maps)) / maps for c in range(channels)]
     m2 = []
@@ -87,10 +89,15 @@ def test_half_precision_sums_in_float32(dtype):
     # 2**18 equal weights are 3.8e-6 each, below float16's normal numbers: only float32 averages them right.
     x = torch.full((1, 1, 512, 512), 0.5, dtype=dtype)
     maps = torch.zeros(1, 2, 512, 512, dtype=dtype)
-    descriptors = gather_descriptors(x, maps, torch.zeros(1, 1, dtype=dtype), torch.full((1,), 100.0, dtype=dtype))
+    descriptors = gather_descriptors(
+        x, maps, torch.zeros(1, 1, dtype=dtype), torch.full((1,), 100.0, dtype=dtype)
+    )
     assert descriptors.dtype == torch.float32
     torch.testing.assert_close(descriptors, torch.full((1, 2, 1), 0.5), rtol=1e-5, atol=0)
-    assert global_attention(x, maps, maps, torch.zeros(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)).dtype == dtype
+    assert (
+        global_attention(x, maps, maps, torch.zeros(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)).dtype
+        == dtype
+    )
 
 
 def test_autocast_does_not_lower_the_precision():

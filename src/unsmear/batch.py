@@ -75,9 +75,8 @@ def plan_jobs(
         overwrite: Whether existing files may be replaced, the inputs included.
 
     Raises:
-        UsageError: If an input is missing, a folder holds no pictures, an output cannot be written or is
-        another
-            picture's output or input; for a single picture also if its output exists.
+        UsageError: If an input is missing, a folder holds no pictures, or an output cannot be written, is
+            another picture's output, or is an input; for a single picture also if its output exists.
     """
     if output == "":
         raise UsageError("the name of the output is empty")
@@ -93,14 +92,13 @@ def plan_jobs(
         jobs = [Job(source, _target(source, place, output, into_folder)) for source, place in found.items()]
     _check_targets(jobs, overwrite)
     _check_folders(jobs, may_create=into_folder)
-    existing = (
-        [] if overwrite else [job for job in jobs if isinstance(job.target, Path) and _exists(job.target)]
-    )
-    if existing and not is_many:
-        raise UsageError(
-            f"{existing[0].target}: exists already; choose another --output, or pass --overwrite"
-        )
-    return Batch([job for job in jobs if job not in existing], existing, is_many)
+    batch = Batch([], [], is_many)
+    for job in jobs:
+        is_done = not overwrite and isinstance(job.target, Path) and _exists(job.target)
+        (batch.existing if is_done else batch.jobs).append(job)
+    if batch.existing and not is_many:
+        raise UsageError(f"{jobs[0].target}: exists already; choose another --output, or pass --overwrite")
+    return batch
 
 
 def run_job(
@@ -185,17 +183,19 @@ def _walk(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
     """Pictures in a folder by name, hidden files and our own results left out; no folder is entered twice."""
     seen.add(os.path.realpath(folder))
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise UsageError(f"{folder}: this folder cannot be read: {error.strerror}") from None
-    for entry in entries:
-        path = folder / entry.name
-        if entry.name.startswith("."):
+    for name in names:
+        path = folder / name
+        if name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(path):
             if recursive and os.path.realpath(path) not in seen:
                 yield from _walk(path, recursive, seen)
-        elif path.suffix.lower() in SUFFIXES and not path.stem.endswith(".deblurred") and entry.is_file():
+        elif (
+            path.suffix.lower() in SUFFIXES and not path.stem.endswith(".deblurred") and os.path.isfile(path)
+        ):
             yield path
 
 

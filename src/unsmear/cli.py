@@ -7,6 +7,7 @@ PyTorch takes seconds to load, so whatever needs it is imported where it is used
 once, and mistakes in the call are found before anything is loaded.
 """
 
+import io
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up as after Ctrl-C
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(prog_name="unsmear", standalone_mode=False)
         sys.stdout.flush()

@@ -40,6 +40,7 @@ from unsmear.formats import (
 MAX_MEGAPIXELS = 200.0
 """Pictures of more million pixels are refused from the header, unless more is allowed."""
 
+_MAX_JPEG_METADATA = 65_500  # bytes of EXIF, and of XMP
 _GRAY_MODES = ("1", "L", "LA")
 _MODES = (*_GRAY_MODES, "P", "PA", "RGB", "RGBA")
 _TURNS = {
@@ -222,6 +223,8 @@ def check_fits(picture: Picture, format: str, name: str) -> None:
         raise ImageError(
             f"{name}: {format} pictures have at most {limits.max_side} pixels a side; write .png"
         )
+    if format == "JPEG" and max(len(picture.exif), len(picture.xmp)) > _MAX_JPEG_METADATA:
+        raise ImageError(f"{name}: the metadata of this picture does not fit into a JPEG file; write .png")
 
 
 def default_output(source: Path) -> Path:
@@ -249,8 +252,8 @@ def _opened(source: Path | BinaryIO, max_megapixels: float) -> Iterator[Image.Im
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
-        limit = f"larger than {max_megapixels:g} megapixels, which is refused"
-        raise ImageError(f"{name}: {limit}; allow more megapixels if you trust the file") from None
+        limit = f"larger than {max_megapixels:g} megapixels"
+        raise ImageError(f"{name}: {limit}; raise --max-megapixels if you trust the file") from None
     except MemoryError:
         raise OutOfMemoryError(f"{name}: memory ran out while reading; close other programs") from None
     except Exception as error:  # decoders raise whatever they like on damaged files

@@ -1,4 +1,14 @@
-"""Pixel-adaptive convolution (Eq. 7). First working version."""
+"""Pixel-adaptive convolution, the local branch of the paper (section 2.2, Eq. 7).
+
+An ordinary convolution, except that every pixel multiplies the taps of the filter by factors of its own:
+
+    y_i = sum over j in window(i) of K[i, j] W[p_j - p_i] x_j + b
+
+On a CPU this runs compiled code (`pixel_adaptive_cpu`), elsewhere a loop over the taps in PyTorch. Neither
+keeps a buffer that grows with the number of taps times channels, in forward or backward.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,42 +17,158 @@ from torch.nn import functional as F
 
 
 def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve with a filter that every pixel modulates by its own window of factors (Eq. 7)."""
+    """Convolve x with a filter that every pixel modulates by its own k x k factors (Eq. 7).
+
+    With a kernel of ones this is `F.conv2d(x, weight, bias, padding=k // 2)`, with `groups=Cin` in the
+    depthwise form. Borders are padded with zeros. Differentiable once in all arguments. On a CPU results do
+    not depend on the number of threads.
+
+    Args:
+        x: Features, (B, Cin, H, W), any real values. Channels-last memory is fastest.
+        kernel: Factors, (B, k * k, H, W), any real values. Tap dy * k + dx multiplies the neighbor at offset
+            (dy - k // 2, dx - k // 2), for all channels alike.
+        weight: The filter, k odd: (Cout, Cin, k, k) in the full form, (Cin, 1, k, k) in the depthwise form.
+        bias: Added to every pixel, (Cout,), or None.
+
+    Returns:
+        (B, Cout, H, W) in the common dtype of the arguments, in channels-last memory. Under autocast on a CPU
+        this is float32: the operator is bound by memory there, so 16 bits would save nothing.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit together.
+
+    Example:
+        >>> x, ones = torch.randn(1, 8, 5, 7), torch.ones(1, 9, 5, 7)
+        >>> weight = torch.randn(8, 1, 3, 3)
+        >>> y = pixel_adaptive_conv2d(x, ones, weight)
+        >>> torch.allclose(y, F.conv2d(x, weight, padding=1, groups=8), atol=1e-5)
+        True
+    """
+    _check(x, kernel, weight, bias)
+    tensors = [x, kernel, weight] if bias is None else [x, kernel, weight, bias]
+    dtype = x.dtype
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        x, kernel, weight = x.float(), kernel.float(), weight.float()
-        bias = None if bias is None else bias.float()
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
-        return _PixelAdaptive.apply(x, kernel, weight, bias)
-    return _plain(x, kernel, weight, bias, weight.shape[-1])
+        dtype = torch.promote_types(dtype, torch.float32)
+    x, kernel, weight, *rest = (tensor.to(dtype) for tensor in tensors)
+    bias = rest[0] if rest else None
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if tracing or torch.compiler.is_compiling():  # graphs can only hold PyTorch operators
+        return _forward(x, kernel, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _PixelAdaptive.apply(x, kernel, weight, bias)  # pyright: ignore[reportReturnType]
 
 
-def _plain(x, kernel, weight, bias, k):
-    h, w = x.shape[-2:]
-    r = k // 2
-    padded = F.pad(x, (r, r, r, r))
-    y = None
-    groups = x.shape[1] if weight.shape[1] == 1 else 1
-    for t in range(k * k):
-        dy, dx = divmod(t, k)
-        tap = padded[:, :, dy : dy + h, dx : dx + w] * kernel[:, t : t + 1]
-        part = F.conv2d(tap, weight[:, :, dy : dy + 1, dx : dx + 1], groups=groups)
-        y = part if y is None else y + part
-    return y if bias is None else y + bias[:, None, None]
+def _check(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    def error(text: str) -> ValueError:
+        return ValueError(f"pixel_adaptive_conv2d: {text}.")
+
+    tensors = (x, kernel, weight) if bias is None else (x, kernel, weight, bias)
+    if any(tensor.ndim != 4 for tensor in tensors[:3]):
+        raise error(f"x, kernel and weight need 4 dimensions, not {x.ndim}, {kernel.ndim} and {weight.ndim}")
+    (batch, c_in, height, width), (c_out, c_group, k, k_wide) = x.shape, weight.shape
+    if k != k_wide or k % 2 == 0:
+        raise error(f"the filter must be square and odd, but weight is {tuple(weight.shape)}")
+    if c_group != c_in and not (c_group == 1 and c_out == c_in):
+        forms = f"(Cout, {c_in}, k, k) or ({c_in}, 1, k, k)"
+        raise error(f"for {c_in} channels of x weight must be {forms}, not {tuple(weight.shape)}")
+    if kernel.shape != (batch, k * k, height, width):
+        raise error(f"kernel must be {(batch, k * k, height, width)}, not {tuple(kernel.shape)}")
+    if bias is not None and bias.shape != (c_out,):
+        raise error(f"bias must be {(c_out,)}, not {tuple(bias.shape)}")
+    if not all(tensor.is_floating_point() for tensor in tensors):
+        raise error(f"all arguments must be real floating point, not {[tensor.dtype for tensor in tensors]}")
+    if any(tensor.device != x.device for tensor in tensors):
+        raise error(f"all arguments must be on one device, not {[str(tensor.device) for tensor in tensors]}")
+
+
+def _is_depthwise(x: Tensor, weight: Tensor) -> bool:
+    return weight.shape[1] == 1 and weight.shape[0] == x.shape[1]
+
+
+def _is_compiled(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 class _PixelAdaptive(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, kernel, weight, bias):
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, kernel, weight)
+        if not _is_compiled(x):
+            return _forward(x, kernel, weight, bias)
+        # Imported late: compiled code is slow to load and of no use on other devices.
         from unsmear.ops import pixel_adaptive_cpu as cpu
 
-        ctx.save_for_backward(x, kernel, weight)
-        ctx.depthwise = weight.shape[1] == 1 and weight.shape[0] == x.shape[1]
-        return cpu.forward(x, kernel, weight, bias, ctx.depthwise)
+        return (cpu.depthwise if _is_depthwise(x, weight) else cpu.full)(x, kernel, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        from unsmear.ops import pixel_adaptive_cpu as cpu
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, kernel, weight = ctx.saved_tensors
+        wants_x, wants_kernel, wants_weight, wants_bias = ctx.needs_input_grad
+        grad_x = grad_kernel = grad_weight = None
+        if not _is_compiled(x):
+            grad_x, grad_kernel, grad_weight = _backward(grad, x, kernel, weight)
+        else:
+            from unsmear.ops import pixel_adaptive_cpu as cpu
 
-        grads = cpu.backward(grad, *ctx.saved_tensors, ctx.needs_input_grad, ctx.depthwise)
-        return *grads, grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
+            if _is_depthwise(x, weight):
+                if wants_x:
+                    grad_x = cpu.depthwise(grad, kernel, weight, None, transposed=True)
+                if wants_kernel or wants_weight:
+                    grad_kernel, grad_weight = cpu.depthwise_gradients(grad, x, kernel, weight)
+            else:
+                if wants_x or wants_kernel:
+                    grad_x, grad_kernel = cpu.full_gradients(grad, x, kernel, weight)
+                if wants_weight:
+                    grad_weight = cpu.full_gradient_weight(grad, x, kernel, weight)
+        return grad_x, grad_kernel, grad_weight, grad.sum((0, 2, 3)) if wants_bias else None
+
+
+def _taps(image: Tensor, k: int) -> list[Tensor]:
+    """Views of a zero-padded image (B, C, H + k - 1, W + k - 1), one for each tap."""
+    height, width = image.shape[2] - k + 1, image.shape[3] - k + 1
+    return [image[:, :, dy : dy + height, dx : dx + width] for dy in range(k) for dx in range(k)]
+
+
+def _forward(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Eq. 7 tap by tap, for any device and dtype."""
+    k, groups = weight.shape[-1], x.shape[1] // weight.shape[1]
+    out = None
+    for t, tap in enumerate(_taps(F.pad(x, [k // 2] * 4), k)):
+        term = F.conv2d(tap * kernel[:, t : t + 1], weight[:, :, t // k, t % k, None, None], groups=groups)
+        out = term if out is None else out + term
+    assert out is not None
+    return out if bias is None else out + bias[:, None, None]
+
+
+def _backward(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, kernel and weight, tap by tap."""
+    k, groups = weight.shape[-1], x.shape[1] // weight.shape[1]
+    padded = F.pad(x, [k // 2] * 4)
+    grad_padded, grad_kernel, grad_weight = (
+        torch.zeros_like(padded),
+        torch.empty_like(kernel),
+        torch.empty_like(weight),
+    )
+    for t, (tap, grad_tap) in enumerate(zip(_taps(padded, k), _taps(grad_padded, k), strict=True)):
+        factor, point = kernel[:, t : t + 1], weight[:, :, t // k, t % k, None, None]
+        product, grad_point, _ = torch.ops.aten.convolution_backward(
+            grad,
+            tap * factor,
+            point,
+            None,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            groups,
+            [True, True, False],
+        )
+        grad_tap += product * factor
+        grad_kernel[:, t] = (product * tap).sum(1)
+        grad_weight[:, :, t // k, t % k] = grad_point[:, :, 0, 0]
+    r = k // 2
+    return grad_padded[:, :, r : r + x.shape[2], r : r + x.shape[3]], grad_kernel, grad_weight

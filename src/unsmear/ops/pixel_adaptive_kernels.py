@@ -1,229 +1,303 @@
-"""Machine code for the pixel-adaptive convolution (Eq. 7) on CPUs, compiled by numba on first use.
+"""Machine code of the pixel-adaptive convolution (Eq. 7) for CPUs, compiled by numba on first use.
 
-Three things to know before reading:
+All arrays are flat and hold (batch, row, column, channel or tap), with channels that fill whole registers
+where a kernel vectorizes over them. No kernel keeps the windows of all pixels (im2col): the depthwise form
+reads a zero-padded block of rows, the full form does one small matrix product per tap and tile of pixels.
 
-- Numba's own loops over channels vectorize badly, so the first half of this file teaches it a type for one
-  SIMD register and a few operations on it. `product`, a small matrix product held entirely in registers,
-  is what makes the full form as fast as a plain convolution: there is no im2col buffer anywhere.
-- All arrays are flat and laid out (batch, row, column, channel or tap), with channels a multiple of
-  `VECTOR_BYTES`. Offsets are plain element counts; nothing is bounds-checked.
-- Every kernel works on a range of tasks (first <= task < last). Tasks are cut by shape alone and write to
-  disjoint memory, so that the result does not depend on how many threads share them.
-
-Everything compiled lives in this one file because numba's cache on disk notices changes in this file only.
+Every kernel works on a range of tasks (first <= task < last). Tasks are cut by shape alone and write to
+disjoint memory, so that the result does not depend on how many threads share them.
 """
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
 
-_FEATURES = binding.get_host_cpu_features()
-# The width of a register, and how many of them `product` sums in, leaving room for its operands.
-VECTOR_BYTES, _SUMS = (64, 16) if _FEATURES.get("avx512f") else (32, 12) if _FEATURES.get("avx2") else (16, 16)
+from unsmear.ops.simd import (
+    PRODUCT_SUMS,
+    VECTOR_BYTES,
+    add,
+    aligned,
+    broadcast,
+    compiled,
+    load,
+    multiply,
+    multiply_add,
+    product,
+    store,
+    totals,
+)
+
 BLOCK_ROWS = 8  # image rows in one task
 _SPAN = 64  # pixels whose partial sums stay in the first-level cache
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder in which numba could keep its cache
-        return njit(**options)(function)
+@compiled
+def _pad(source, out, b, top, rows, height, width, channels, chunk, r):
+    """out[n, i, j] = source[b, top + i, j - r, n * chunk : (n + 1) * chunk], zero outside the image."""
+    wide = width + 2 * r
+    for n in range(channels // chunk):
+        for i in range(rows):
+            at = (n * rows + i) * wide * chunk
+            if top + i < 0 or top + i >= height:
+                for q in range(at, at + wide * chunk):
+                    out[q] = 0
+                continue
+            for q in range(at, at + r * chunk):
+                out[q] = 0
+                out[q + (r + width) * chunk] = 0
+            at += r * chunk
+            start = (b * height + top + i) * width * channels + n * chunk
+            if chunk == channels:
+                for q in range(width * chunk):
+                    out[at + q] = source[start + q]
+            else:
+                for j in range(width):
+                    store(out, at + j * chunk, load(source, start + j * channels))
 
 
-class _Vector(types.Type):
-    """One SIMD register of float32 or float64."""
+@cache
+def depthwise(k: int, transposed: bool) -> Callable[..., None]:
+    """Eq. 7 with one filter per channel; a task is a block of rows.
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = dtype
-        self.lanes = VECTOR_BYTES * 8 // dtype.bitwidth
-        self.align = dtype.bitwidth // 8
-        self.ir = ir.VectorType(ir.FloatType() if dtype == types.float32 else ir.DoubleType(), self.lanes)
-        super().__init__(name=f"Vector({dtype})")
+    Transposed, it is the gradient of the input: the same sum, with the filter turned by half a turn (the
+    caller does that) and with the factors read where the gradient is read, in reverse order.
 
-
-@register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, vector: _Vector) -> None:
-        super().__init__(manager, vector, vector.ir)
-
-
-def _pointer(context, builder, array_type, array, index):
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
-
-
-def _load(builder, pointer, vector):
-    return builder.load(builder.bitcast(pointer, vector.ir.as_pointer()), align=vector.align)
-
-
-def _store(builder, pointer, value, vector):
-    builder.store(value, builder.bitcast(pointer, vector.ir.as_pointer()), align=vector.align)
-
-
-def _shuffle(builder, a, b, lanes):
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
-
-
-def _broadcast(builder, scalar, vector):
-    nothing = ir.Constant(vector.ir, ir.Undefined)
-    first = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
-    return _shuffle(builder, first, nothing, [0] * vector.lanes)
-
-
-def _multiply_add(builder, a, b, c):
-    # "contract" lets the processor fuse the two; it never changes what NaN or infinity do.
-    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
-
-
-@intrinsic
-def load(typing, array, index):
-    """The register at array[index : index + lanes]."""
-    vector = _Vector(array.dtype)
-
-    def generate(context, builder, signature, args):
-        return _load(builder, _pointer(context, builder, signature.args[0], *args), vector)
-
-    return vector(array, types.intp), generate
-
-
-@intrinsic
-def broadcast(typing, array, index):
-    """A register with array[index] in every lane."""
-    vector = _Vector(array.dtype)
-
-    def generate(context, builder, signature, args):
-        scalar = builder.load(_pointer(context, builder, signature.args[0], *args))
-        return _broadcast(builder, scalar, vector)
-
-    return vector(array, types.intp), generate
-
-
-@intrinsic
-def store(typing, array, index, value):
-    """array[index : index + lanes] = value."""
-
-    def generate(context, builder, signature, args):
-        _store(builder, _pointer(context, builder, signature.args[0], *args[:2]), args[2], value)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, value), generate
-
-
-@intrinsic
-def add(typing, a, b):
-    """a + b."""
-    return a(a, b), lambda context, builder, signature, args: builder.fadd(*args, flags=("contract",))
-
-
-@intrinsic
-def multiply(typing, a, b):
-    """a * b."""
-    return a(a, b), lambda context, builder, signature, args: builder.fmul(*args, flags=("contract",))
-
-
-@intrinsic
-def multiply_add(typing, a, b, c):
-    """a * b + c."""
-    return a(a, b, c), lambda context, builder, signature, args: _multiply_add(builder, *args)
-
-
-@intrinsic
-def totals(typing, array, index):
-    """A register whose lane n is the sum over the n-th of the `lanes` registers that start at array[index]."""
-    vector = _Vector(array.dtype)
-
-    def generate(context, builder, signature, args):
-        start = _pointer(context, builder, signature.args[0], *args)
-        offsets = [ir.Constant(ir.IntType(64), n * vector.lanes) for n in range(vector.lanes)]
-        values = [_load(builder, builder.gep(start, [offset]), vector) for offset in offsets]
-        segment = vector.lanes
-        while segment > 1:  # fold pairs: twice as many segments per register, each half as long
-            segment //= 2
-            left = [s + n for s in range(0, 2 * vector.lanes, 2 * segment) for n in range(segment)]
-            right = [n + segment for n in left]
-            values = [
-                builder.fadd(_shuffle(builder, a, b, left), _shuffle(builder, a, b, right))
-                for a, b in zip(values[::2], values[1::2], strict=True)
-            ]
-        return values[0]
-
-    return vector(array, types.intp), generate
-
-
-@intrinsic(prefer_literal=True)
-def product(typing, panels, rows, count, a, a_at, a_row, a_step, b, b_at, b_step, out, out_at, out_row, f, f_at, f_row):
-    """Matrix product of `_SUMS / panels` rows by `panels` registers, with all sums in registers.
-
-    z[m, :] = sum over q < count of a[a_at + m * a_row + q * a_step] * b[b_at + q * b_step :], then
-    out[out_at + m * out_row :] += f[f_at + m * f_row] * z[m, :] for m < rows. If f is None, then
-    out[...] = z[m, :] for all m, where those from `rows` on repeat the last.
+    The k * k taps are unrolled, which is why k is part of the compiled code.
     """
-    if not isinstance(panels, types.IntegerLiteral):
-        return None
-    vector, width, height = _Vector(b.dtype), panels.literal_value, _SUMS // panels.literal_value
-    i = types.intp
+    r, taps = k // 2, k * k
 
-    def generate(context, builder, signature, args):
-        _, rows, count, a, a_at, a_row, a_step, b, b_at, b_step, out, out_at, out_row, f, f_at, f_row = args
-        a_type, b_type, out_type, f_type = (signature.args[n] for n in (3, 7, 10, 13))
+    @compiled
+    def kernel(source, factors, weight, bias, out, height, width, channels, first, last):
+        lanes = VECTOR_BYTES // source.itemsize
+        rows, wide = BLOCK_ROWS + 2 * r, width + 2 * r
+        padded = aligned(rows * wide * channels, source)
+        shifted = aligned(rows * wide * taps, source) if transposed else factors
+        blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS
+        for task in range(first, last):
+            b, top = task // blocks, task % blocks * BLOCK_ROWS
+            _pad(source, padded, b, top - r, rows, height, width, channels, lanes, r)
+            if transposed:
+                _pad(factors, shifted, b, top - r, rows, height, width, taps, taps, r)
+            for i in range(min(BLOCK_ROWS, height - top)):
+                for n in range(channels // lanes):
+                    for j in range(width):
+                        pixel = (b * height + top + i) * width + j
+                        total = load(bias, n * lanes)
+                        for dy in range(k):
+                            for dx in range(k):
+                                t = dy * k + dx
+                                at = (i + dy) * wide + j + dx
+                                if transposed:
+                                    factor = broadcast(shifted, at * taps + taps - 1 - t)
+                                else:
+                                    factor = broadcast(factors, pixel * taps + t)
+                                factor = multiply(factor, load(weight, (n * taps + t) * lanes))
+                                total = multiply_add(
+                                    factor, load(padded, (n * rows * wide + at) * lanes), total
+                                )
+                        store(out, pixel * channels + n * lanes, total)
 
-        def number(value):
-            return ir.Constant(count.type, value)
-
-        def row(kind, array, at, stride, m):
-            return _pointer(context, builder, kind, array, builder.add(at, builder.mul(stride, m)))
-
-        valid = [builder.icmp_signed("<", number(m), rows) for m in range(height)]
-        last = builder.sub(rows, number(1))
-        index = [builder.select(ok, number(m), last) for m, ok in enumerate(valid)]
-        a_rows = [row(a_type, a, a_at, a_row, m) for m in index]
-        before, body, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(body)
-
-        builder.position_at_end(body)
-        q = builder.phi(count.type)
-        sums = [builder.phi(vector.ir) for _ in range(height * width)]
-        b_row = row(b_type, b, b_at, b_step, q)
-        rights = [_load(builder, builder.gep(b_row, [number(n * vector.lanes)]), vector) for n in range(width)]
-        step = builder.mul(q, a_step)
-        lefts = [_broadcast(builder, builder.load(builder.gep(pointer, [step])), vector) for pointer in a_rows]
-        pairs = [(left, right) for left in lefts for right in rights]
-        z = [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
-        following = builder.add(q, number(1))
-        for phi, start, value in [(q, number(0), following), *((s, ir.Constant(vector.ir, None), v) for s, v in zip(sums, z))]:
-            phi.add_incoming(start, before)
-            phi.add_incoming(value, body)
-        builder.cbranch(builder.icmp_signed("<", following, count), body, after)
-
-        builder.position_at_end(after)
-        for m in range(height):
-            target = row(out_type, out, out_at, out_row, number(m) if f_type == types.none else index[m])
-            if f_type != types.none:
-                factor = builder.load(row(f_type, f, f_at, f_row, index[m]))
-                factor = builder.select(valid[m], factor, ir.Constant(factor.type, 0.0))
-                factor = _broadcast(builder, factor, vector)
-            for n, value in enumerate(z[m * width : (m + 1) * width]):
-                pointer = builder.gep(target, [number(n * vector.lanes)])
-                if f_type != types.none:
-                    value = _multiply_add(builder, factor, value, _load(builder, pointer, vector))
-                _store(builder, pointer, value, vector)
-        return context.get_dummy_value()
-
-    return types.void(panels, i, i, a, i, i, i, b, i, i, out, i, i, f, i, i), generate
+    return kernel
 
 
-@_compiled
-def _aligned(size, like):
-    """Scratch memory that starts at a cache line: registers across two lines cost twice."""
-    itemsize = like.itemsize
-    room = np.empty(size + VECTOR_BYTES // itemsize, like.dtype)
-    start = (-room.ctypes.data % VECTOR_BYTES) // itemsize
-    return room[start : start + size]
+@cache
+def depthwise_gradients(panels: int) -> Callable[..., None]:
+    """Gradients of the factors and, one part per task, of the filter; a task is a block of rows."""
+
+    @compiled
+    def kernel(grad, x, factors, weight, grad_factors, parts, height, width, channels, k, first, last):
+        lanes = VECTOR_BYTES // x.itemsize
+        r, taps, second = k // 2, k * k, (panels - 1) * lanes
+        sums = aligned(_SPAN * lanes, x)
+        done = aligned(_SPAN, x)
+        blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS
+        for q in range(_SPAN * lanes):
+            sums[q] = 0
+        for q in range(first * taps * channels, last * taps * channels):
+            parts[q] = 0
+        for task in range(first, last):
+            b, top = task // blocks, task % blocks * BLOCK_ROWS
+            for i in range(top, min(top + BLOCK_ROWS, height)):
+                row = (b * height + i) * width
+                for q in range(row * taps, (row + width) * taps):
+                    grad_factors[q] = 0
+                for left in range(0, width, _SPAN):
+                    for t in range(taps):
+                        dy, dx = t // k - r, t % k - r
+                        start = max(left, -dx)
+                        num = min(left + _SPAN, width, width - dx) - start
+                        if i + dy < 0 or i + dy >= height or num <= 0:
+                            continue
+                        start += row
+                        for c in range(0, channels, panels * lanes):
+                            at = t * channels + c
+                            part = task * taps * channels + at
+                            w0, w1 = load(weight, at), load(weight, at + second)
+                            g0, g1 = load(parts, part), load(parts, part + second)
+                            for m in range(num):
+                                factor = broadcast(factors, (start + m) * taps + t)
+                                here = (start + m) * channels + c
+                                there = here + (dy * width + dx) * channels
+                                both = multiply(load(grad, here), load(x, there))
+                                total = multiply(both, w0)
+                                g0 = multiply_add(both, factor, g0)
+                                if panels == 2:
+                                    both = multiply(load(grad, here + lanes), load(x, there + lanes))
+                                    total = multiply_add(both, w1, total)
+                                    g1 = multiply_add(both, factor, g1)
+                                if c > 0:
+                                    total = add(total, load(sums, m * lanes))
+                                store(sums, m * lanes, total)
+                            store(parts, part, g0)
+                            if panels == 2:
+                                store(parts, part + second, g1)
+                        for m in range(0, num, lanes):
+                            store(done, m, totals(sums, m * lanes))
+                        for m in range(num):
+                            grad_factors[(start + m) * taps + t] = done[m]
+
+    return kernel
+
+
+@cache
+def full(panels: int) -> Callable[..., None]:
+    """Eq. 7 with a filter from every input to every output channel; a task is a row of the image.
+
+    The weight is (k * k, in, out). The factor of a tap is common to all channels, so that it can be applied
+    after the matrix product.
+    """
+    tile = PRODUCT_SUMS // panels
+
+    @compiled
+    def kernel(x, factors, weight, bias, out, height, width, c_in, c_out, k, first, last):
+        panel = panels * (VECTOR_BYTES // x.itemsize)
+        r, taps = k // 2, k * k
+        for task in range(first, last):
+            i, row = task % height, task * width
+            for j in range(row, row + width):
+                for c in range(c_out):
+                    out[j * c_out + c] = bias[c]
+            for t in range(taps):
+                dy, dx = t // k - r, t % k - r
+                if i + dy < 0 or i + dy >= height:
+                    continue
+                stop = row + min(width, width - dx)
+                for c in range(0, c_out, panel):
+                    for j in range(row + max(0, -dx), stop, tile):
+                        product(
+                            panels, stop - j, c_in,
+                            x, (j + dy * width + dx) * c_in, c_in, 1,
+                            weight, t * c_in * c_out + c, c_out,
+                            out, j * c_out + c, c_out,
+                            factors, j * taps + t, taps,
+                        )  # fmt: skip
+
+    return kernel
+
+
+@cache
+def full_gradients(panels: int) -> Callable[..., None]:
+    """Gradients of the input (added to `grad_x`) and of the factors; a task is a block of rows.
+
+    The weight is (k * k, out, in). A block also adds to the k // 2 rows of `grad_x` above and below it. Hence
+    the caller runs the even blocks of every image (turn 0) before the odd ones (turn 1), which do not touch.
+    """
+    tile = PRODUCT_SUMS // panels
+
+    @compiled
+    def kernel(
+        grad, x, factors, weight, grad_x, grad_factors, height, width, c_in, c_out, k, turn, first, last
+    ):
+        lanes = VECTOR_BYTES // x.itemsize
+        panel, room = panels * lanes, (tile + lanes - 1) // lanes * lanes
+        r, taps = k // 2, k * k
+        rows = max(BLOCK_ROWS, k - 1)
+        blocks = ((height + rows - 1) // rows + 1 - turn) // 2
+        z = aligned(tile * panel, x)
+        sums = aligned(room * lanes, x)
+        done = aligned(room, x)
+        for q in range(room * lanes):
+            sums[q] = 0
+        for task in range(first, last):
+            b, top = task // blocks, (task % blocks * 2 + turn) * rows
+            for i in range(top, min(top + rows, height)):
+                row = (b * height + i) * width
+                for q in range(row * taps, (row + width) * taps):
+                    grad_factors[q] = 0
+                for t in range(taps):
+                    dy, dx = t // k - r, t % k - r
+                    if i + dy < 0 or i + dy >= height:
+                        continue
+                    stop = row + min(width, width - dx)
+                    for c in range(0, c_in, panel):
+                        for j in range(row + max(0, -dx), stop, tile):
+                            product(
+                                panels, stop - j, c_out,
+                                grad, j * c_out, c_out, 1,
+                                weight, t * c_out * c_in + c, c_in,
+                                z, 0, panel,
+                                None, 0, 0,
+                            )  # fmt: skip
+                            num = min(tile, stop - j)
+                            for m in range(num):
+                                factor = broadcast(factors, (j + m) * taps + t)
+                                there = (j + m + dy * width + dx) * c_in + c
+                                for n in range(panels):
+                                    value, at = load(z, m * panel + n * lanes), there + n * lanes
+                                    store(grad_x, at, multiply_add(factor, value, load(grad_x, at)))
+                                    total = multiply(value, load(x, at))
+                                    if n > 0:
+                                        total = add(total, load(sums, m * lanes))
+                                    store(sums, m * lanes, total)
+                            for m in range(0, num, lanes):
+                                store(done, m, totals(sums, m * lanes))
+                            for m in range(num):
+                                grad_factors[(j + m) * taps + t] += done[m]
+
+    return kernel
+
+
+@cache
+def full_gradient_weight(panels: int) -> Callable[..., None]:
+    """Gradient of the weight as `groups` parts (k * k, out, in), each from its share of the rows.
+
+    A task is one row of taps of one part.
+    """
+    tile = PRODUCT_SUMS // panels
+
+    @compiled
+    def kernel(grad, x, factors, parts, all_rows, height, width, c_in, c_out, k, groups, first, last):
+        lanes = VECTOR_BYTES // x.itemsize
+        panel, r, taps = panels * lanes, k // 2, k * k
+        scaled = aligned(width * c_in, x)
+        one = np.ones(1, x.dtype)
+        for q in range(first * k * c_out * c_in, last * k * c_out * c_in):
+            parts[q] = 0
+        for task in range(first, last):
+            group, dy = task // k, task % k - r
+            for row in range(group * all_rows // groups, (group + 1) * all_rows // groups):
+                if row % height + dy < 0 or row % height + dy >= height:
+                    continue
+                for dx in range(-r, r + 1):
+                    t = (dy + r) * k + dx + r
+                    start = row * width + max(0, -dx)
+                    num = width - abs(dx)
+                    if num <= 0:
+                        continue
+                    there = (start + dy * width + dx) * c_in
+                    for j in range(num):
+                        factor = broadcast(factors, (start + j) * taps + t)
+                        for c in range(j * c_in, (j + 1) * c_in, lanes):
+                            store(scaled, c, multiply(factor, load(x, there + c)))
+                    for c in range(0, c_in, panel):
+                        for o in range(0, c_out, tile):
+                            product(
+                                panels, c_out - o, num,
+                                grad, start * c_out + o, 1, c_out,
+                                scaled, c, c_in,
+                                parts, ((group * taps + t) * c_out + o) * c_in + c, c_in,
+                                one, 0, 0,
+                            )  # fmt: skip
+
+    return kernel

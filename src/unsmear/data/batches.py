@@ -1,0 +1,173 @@
+"""Training batches. Batch i depends on the seed and on i alone, so a run resumes at any step, on any workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from unsmear.data.blur import MEDIUM, MILD, STRONG, average_frames, synthesize
+from unsmear.errors import UsageError
+
+Batch = tuple[Tensor, Tensor]
+"""Blurred and sharp crops, each (B, 3, size, size) float32 in [0, 1]."""
+
+
+class Source(Protocol):
+    """Something that training crops can be drawn from."""
+
+    def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
+        """Draw crops at some point of the run, from 0 at its start to 1 at its end."""
+        ...
+
+
+@dataclass(frozen=True)
+class SharpPhotos:
+    """Sharp pictures, blurred as they are drawn.
+
+    Attributes:
+        pictures: (H, W, 3) uint8 each.
+        curriculum: Whether blur grows over the first half of the run; otherwise all strengths are mixed.
+    """
+
+    pictures: Sequence[np.ndarray]
+    curriculum: bool = True
+
+    def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
+        """Draw crops with something in them, and blur them with one of the three presets."""
+        grown = min(1.0, 2 * progress) if self.curriculum else 1.0
+        # Mild blur stays in the mixture: what is learned first must not be forgotten.
+        shares = torch.tensor([1.0, 2 * grown, 2 * max(0.0, grown - 0.3)])
+        config, margin = _PRESETS[int(torch.multinomial(shares, 1, generator=rng))]
+        crops = torch.stack([self._textured(size + 2 * margin, rng) for _ in range(count)])
+        return synthesize(crops.float() / 255, config, rng, margin=margin)
+
+    def _textured(self, size: int, rng: torch.Generator) -> Tensor:
+        """Sky and bokeh teach little: look a few times for a crop whose gradients exceed 3 gray levels."""
+        for _ in range(4):
+            crop = random_crop(self.pictures[_below(len(self.pictures), rng)], size, rng)
+            if crop[1].float().diff(dim=-1).abs().mean() > 3:
+                break
+        return crop
+
+
+# What lies around a crop is drawn with it, so that what moves in from outside is real.
+_PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40))
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Consecutive frames of a high-speed video, averaged as the GoPro set was made.
+
+    Attributes:
+        frames: (H, W, 3) uint8 each, all of one size.
+        lengths: Fewest and most frames to average, odd.
+        linear_share: Share of crops averaged in linear light instead of over the encoded values.
+    """
+
+    frames: Sequence[np.ndarray]
+    lengths: tuple[int, int] = (3, 13)
+    linear_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if len(self.frames) < self.lengths[1]:
+            raise UsageError(f"averaging up to {self.lengths[1]} frames needs as many; got {len(self.frames)}")
+
+    def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
+        """Draw windows of frames and average each; the middle frame is the sharp one."""
+        pairs = []
+        for _ in range(count):
+            length = self.lengths[0] + 2 * _below((self.lengths[1] - self.lengths[0]) // 2 + 1, rng)
+            first = _below(len(self.frames) - length + 1, rng)
+            window = [self.frames[first + i] for i in range(length)]
+            crops = _crops(window, size, rng)
+            gamma = 2.2 if torch.rand((), generator=rng) < self.linear_share else None
+            pairs.append(average_frames(crops.float() / 255, gamma))
+        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+
+@dataclass(frozen=True)
+class RealPairs:
+    """Blurred pictures with their sharp counterparts.
+
+    Attributes:
+        blurred: (H, W, 3) uint8 each.
+        sharp: The counterparts, in the same order and sizes.
+    """
+
+    blurred: Sequence[np.ndarray]
+    sharp: Sequence[np.ndarray]
+
+    def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
+        """Draw the same crop from both pictures of a pair."""
+        pairs = []
+        for _ in range(count):
+            index = _below(len(self.blurred), rng)
+            pairs.append(_crops([self.blurred[index], self.sharp[index]], size, rng))
+        blurred, sharp = (torch.stack(side).float() / 255 for side in zip(*pairs, strict=True))
+        return blurred, sharp
+
+
+class Batches(Dataset[Batch]):
+    """All batches of a run on one process, by index.
+
+    Args:
+        sources: What to draw from, each with its share of the batches.
+        count: Crops in a batch.
+        size: Side of a crop, pixels.
+        steps: Batches in the whole run.
+        seed: Seed of the run.
+        rank: Number of this process, each of which draws its own crops.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Source, float]],
+        *,
+        count: int,
+        size: int,
+        steps: int,
+        seed: int = 0,
+        rank: int = 0,
+    ) -> None:
+        if not sources or sum(share for _, share in sources) <= 0:
+            raise UsageError("there is nothing to train on: give sharp photos, video frames or pairs")
+        self._sources = [source for source, _ in sources]
+        self._shares = torch.tensor([share for _, share in sources])
+        self._count, self._size, self._steps, self._seed, self._rank = count, size, steps, seed, rank
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> Batch:
+        """Batch number `index`, always the same."""
+        mixed = np.random.SeedSequence((self._seed, self._rank, index)).generate_state(1, np.uint64)[0]
+        rng = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        source = self._sources[int(torch.multinomial(self._shares, 1, generator=rng))]
+        blurred, sharp = source.draw(self._count, self._size, index / self._steps, rng)
+        return blurred.contiguous(), sharp.contiguous()
+
+
+def random_crop(picture: np.ndarray, size: int, rng: torch.Generator) -> Tensor:
+    """A random square of a picture (H, W, 3), mirrored and turned at random, as (3, size, size) uint8."""
+    return _crops([picture], size, rng)[0]
+
+
+def _crops(pictures: Sequence[np.ndarray], size: int, rng: torch.Generator) -> Tensor:
+    """The same random crop of pictures of one size, as (N, 3, size, size) uint8."""
+    height, width = pictures[0].shape[:2]
+    if min(height, width) < size:
+        raise UsageError(f"a training picture of {width} x {height} pixels is smaller than the crop of {size}")
+    top, left = _below(height - size + 1, rng), _below(width - size + 1, rng)
+    cut = np.stack([picture[top : top + size, left : left + size] for picture in pictures])
+    crops = torch.from_numpy(cut).permute(0, 3, 1, 2)
+    if _below(2, rng):
+        crops = crops.flip(-1)
+    return crops.rot90(_below(4, rng), (-2, -1))
+
+
+def _below(limit: int, rng: torch.Generator) -> int:
+    return int(torch.randint(limit, (), generator=rng))

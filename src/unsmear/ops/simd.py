@@ -1,0 +1,238 @@
+"""SIMD registers for numba: a type for one register, operations on it, and a matrix product inside registers.
+
+Numba's own loops over channels vectorize badly. With these operations a kernel says what it wants, and LLVM
+maps a register of `VECTOR_BYTES` to what the processor has. All arrays are flat; nothing is bounds-checked.
+
+Numba's cache on disk notices changes in the file of a kernel only: after a change here, delete `__pycache__`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core.datamodel import models
+from numba.extending import intrinsic, register_model
+
+_FEATURES = binding.get_host_cpu_features()
+# The width of a register, and how many of them `product` sums in, leaving room for its operands.
+VECTOR_BYTES, PRODUCT_SUMS = (
+    (64, 16) if _FEATURES.get("avx512f") else (32, 12) if _FEATURES.get("avx2") else (16, 16)
+)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's njit, without the GIL, cached on disk where that is possible."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder in which numba could keep its cache
+        return njit(**options)(function)
+
+
+def _operation(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let kernels call `function`, which maps types of arguments to a signature and a generator of code."""
+    return intrinsic(prefer_literal=True)(function)
+
+
+class _Vector(types.Type):
+    """One SIMD register of float32 or float64."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        self.lanes = VECTOR_BYTES * 8 // dtype.bitwidth
+        self.align = dtype.bitwidth // 8
+        self.ir = ir.VectorType(ir.FloatType() if dtype == types.float32 else ir.DoubleType(), self.lanes)
+        super().__init__(name=f"Vector({dtype})")
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: _Vector) -> None:
+        super().__init__(manager, vector, vector.ir)
+
+
+def _pointer(context, builder, array_type, array, index):
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+def _load(builder, pointer, vector):
+    return builder.load(builder.bitcast(pointer, vector.ir.as_pointer()), align=vector.align)
+
+
+def _store(builder, pointer, value, vector):
+    builder.store(value, builder.bitcast(pointer, vector.ir.as_pointer()), align=vector.align)
+
+
+def _shuffle(builder, a, b, lanes):
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+def _broadcast(builder, scalar, vector):
+    nothing = ir.Constant(vector.ir, ir.Undefined)
+    first = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
+    return _shuffle(builder, first, nothing, [0] * vector.lanes)
+
+
+def _multiply_add(builder, a, b, c):
+    # "contract" lets the processor fuse the two; it never changes what NaN or infinity do.
+    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
+
+
+@_operation
+def load(typing, array, index):
+    """The register at array[index : index + lanes]."""
+    vector = _Vector(array.dtype)
+
+    def generate(context, builder, signature, args):
+        return _load(builder, _pointer(context, builder, signature.args[0], *args), vector)
+
+    return vector(array, types.intp), generate
+
+
+@_operation
+def broadcast(typing, array, index):
+    """A register with array[index] in every lane."""
+    vector = _Vector(array.dtype)
+
+    def generate(context, builder, signature, args):
+        scalar = builder.load(_pointer(context, builder, signature.args[0], *args))
+        return _broadcast(builder, scalar, vector)
+
+    return vector(array, types.intp), generate
+
+
+@_operation
+def store(typing, array, index, value):
+    """array[index : index + lanes] = value."""
+
+    def generate(context, builder, signature, args):
+        _store(builder, _pointer(context, builder, signature.args[0], *args[:2]), args[2], value)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), generate
+
+
+@_operation
+def add(typing, a, b):
+    """The sum a + b."""
+    return a(a, b), lambda context, builder, signature, args: builder.fadd(*args, flags=("contract",))
+
+
+@_operation
+def multiply(typing, a, b):
+    """The product a * b."""
+    return a(a, b), lambda context, builder, signature, args: builder.fmul(*args, flags=("contract",))
+
+
+@_operation
+def multiply_add(typing, a, b, c):
+    """The sum a * b + c."""
+    return a(a, b, c), lambda context, builder, signature, args: _multiply_add(builder, *args)
+
+
+@_operation
+def totals(typing, array, index):
+    """A register whose lane n is the sum over the n-th of `lanes` registers, which start at array[index]."""
+    vector = _Vector(array.dtype)
+
+    def generate(context, builder, signature, args):
+        start = _pointer(context, builder, signature.args[0], *args)
+        offsets = [ir.Constant(ir.IntType(64), n * vector.lanes) for n in range(vector.lanes)]
+        values = [_load(builder, builder.gep(start, [offset]), vector) for offset in offsets]
+        segment = vector.lanes
+        while segment > 1:  # fold pairs: twice as many segments per register, each half as long
+            segment //= 2
+            left = [s + n for s in range(0, 2 * vector.lanes, 2 * segment) for n in range(segment)]
+            right = [n + segment for n in left]
+            values = [
+                builder.fadd(_shuffle(builder, a, b, left), _shuffle(builder, a, b, right))
+                for a, b in zip(values[::2], values[1::2], strict=True)
+            ]
+        return values[0]
+
+    return vector(array, types.intp), generate
+
+
+@_operation
+def product(
+    typing, panels, rows, count, a, a_at, a_row, a_step, b, b_at, b_step, out, out_at, out_row, f, f_at, f_row
+):
+    """Matrix product of `PRODUCT_SUMS / panels` rows by `panels` registers, with all sums in registers.
+
+    z[m, :] = sum over q < count of a[a_at + m * a_row + q * a_step] * b[b_at + q * b_step :], then
+    out[out_at + m * out_row :] += f[f_at + m * f_row] * z[m, :] for m < rows. If f is None, then
+    out[...] = z[m, :] for all m, where those from `rows` on repeat the last.
+    """
+    if not isinstance(panels, types.IntegerLiteral):
+        return None
+    vector, width, height = _Vector(b.dtype), panels.literal_value, PRODUCT_SUMS // panels.literal_value
+    i = types.intp
+
+    def generate(context, builder, signature, args):
+        _, rows, count, a, a_at, a_row, a_step, b, b_at, b_step, out, out_at, out_row, f, f_at, f_row = args
+        a_type, b_type, out_type, f_type = (signature.args[n] for n in (3, 7, 10, 13))
+
+        def number(value):
+            return ir.Constant(count.type, value)
+
+        def row(kind, array, at, stride, m):
+            return _pointer(context, builder, kind, array, builder.add(at, builder.mul(stride, m)))
+
+        valid = [builder.icmp_signed("<", number(m), rows) for m in range(height)]
+        last = builder.sub(rows, number(1))
+        index = [builder.select(ok, number(m), last) for m, ok in enumerate(valid)]
+        a_rows = [row(a_type, a, a_at, a_row, m) for m in index]
+        before, body, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(body)
+
+        builder.position_at_end(body)
+        q = builder.phi(count.type)
+        sums = [builder.phi(vector.ir) for _ in range(height * width)]
+        b_row = row(b_type, b, b_at, b_step, q)
+        rights = [
+            _load(builder, builder.gep(b_row, [number(n * vector.lanes)]), vector) for n in range(width)
+        ]
+        step = builder.mul(q, a_step)
+        lefts = [
+            _broadcast(builder, builder.load(builder.gep(pointer, [step])), vector) for pointer in a_rows
+        ]
+        pairs = [(left, right) for left in lefts for right in rights]
+        z = [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
+        following = builder.add(q, number(1))
+        phis = [(q, number(0), following)]
+        phis += [(total, ir.Constant(vector.ir, None), value) for total, value in zip(sums, z, strict=True)]
+        for phi, start, value in phis:
+            phi.add_incoming(start, before)
+            phi.add_incoming(value, body)
+        builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+
+        builder.position_at_end(after)
+        for m in range(height):
+            values = z[m * width : (m + 1) * width]
+            if f_type == types.none:
+                target = row(out_type, out, out_at, out_row, number(m))
+                pointers = [builder.gep(target, [number(n * vector.lanes)]) for n in range(width)]
+            else:
+                factor = builder.load(row(f_type, f, f_at, f_row, index[m]))
+                factor = builder.select(valid[m], factor, ir.Constant(factor.type, 0.0))
+                factor = _broadcast(builder, factor, vector)
+                target = row(out_type, out, out_at, out_row, index[m])
+                pointers = [builder.gep(target, [number(n * vector.lanes)]) for n in range(width)]
+                olds = [_load(builder, pointer, vector) for pointer in pointers]
+                values = [_multiply_add(builder, factor, *pair) for pair in zip(values, olds, strict=True)]
+            for pointer, value in zip(pointers, values, strict=True):
+                _store(builder, pointer, value, vector)
+        return context.get_dummy_value()
+
+    return types.void(panels, i, i, a, i, i, i, b, i, i, out, i, i, f, i, i), generate
+
+
+@compiled
+def aligned(size, like):
+    """Scratch memory that starts at a cache line: registers across two lines cost twice."""
+    itemsize = like.itemsize
+    room = np.empty(size + VECTOR_BYTES // itemsize, like.dtype)
+    start = (-room.ctypes.data % VECTOR_BYTES) // itemsize
+    return room[start : start + size]

@@ -1,0 +1,187 @@
+"""Everything that defines a training run, and the recipes: functions that return a complete one."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from unsmear.errors import UsageError
+from unsmear.train.loss import LossName
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. Two runs with equal configuration, data and machine give equal weights.
+
+    Attributes:
+        model: A name of `unsmear.list_models()`.
+        overrides: Fields of the model's configuration to change.
+        init: Weights to start from: a name with shipped weights or a file; None for fresh ones.
+        steps: Optimizer steps of the whole schedule.
+        batch_size: Crops a step on each process.
+        crop: Side of a crop, pixels, a multiple of what the network needs.
+        optimizer: "adam", "adamw", or "muon": orthogonalized momentum for matrices and convolutions, AdamW for
+            the rest.
+        learning_rate: The highest learning rate.
+        warmup: Steps over which it rises from zero.
+        schedule: "halve" halves it every `halve_every` steps, "constant" keeps it, "cosine" lowers it to zero.
+        halve_every: Steps between halvings.
+        cooldown: Share of the steps at the end over which "constant" falls to zero.
+        weight_decay: Decoupled weight decay of AdamW and Muon.
+        loss: "mse" or "charbonnier".
+        lower_weight: Loss weight of each level below the output's.
+        frequency_weight: Weight of the Fourier term.
+        clip: Largest norm of the gradient; larger ones are scaled down. 0 for no limit.
+        max_bad_steps: Steps in a row whose loss or gradient may be not finite before the run is stopped. Such
+            steps change nothing.
+        ema: Decay of the moving average of the weights, which is what is validated and saved.
+        precision: "no" (float32), "bf16" or "fp16" autocast.
+        checkpoint_activations: Whether to recompute levels in the backward pass instead of keeping them.
+        compile: Whether to compile the network (worth it on a GPU).
+        curriculum: Whether blur grows from mild to strong over the first half of the steps; otherwise all
+            strengths are mixed from the start.
+        frame_share: Share of batches from averaged video frames, where such data is given.
+        pair_share: Share of batches from real pairs, where such data is given.
+        seed: Seed of everything random.
+        workers: Processes that prepare batches; 0 prepares them in the training process.
+        log_every: Steps between lines of the log.
+        validate_every: Steps between validations.
+        save_every: Minutes between checkpoints.
+    """
+
+    model: str = "saphn-s"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None
+    steps: int
+    batch_size: int = 16
+    crop: int = 64
+    optimizer: Literal["adam", "adamw", "muon"] = "muon"
+    learning_rate: float = 2e-3
+    warmup: int = 50
+    schedule: Literal["halve", "constant", "cosine"] = "constant"
+    halve_every: int = 200_000
+    cooldown: float = 0.2
+    weight_decay: float = 1e-4
+    loss: LossName = "charbonnier"
+    lower_weight: float = 0.3
+    frequency_weight: float = 0.0
+    clip: float = 0.5
+    max_bad_steps: int = 20
+    ema: float = 0.999
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    checkpoint_activations: bool = False
+    compile: bool = False
+    curriculum: bool = True
+    frame_share: float = 0.25
+    pair_share: float = 1.0
+    seed: int = 0
+    workers: int = 1
+    log_every: int = 50
+    validate_every: int = 2000
+    save_every: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "crop", "log_every", "validate_every", "halve_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("frame_share", "pair_share", "ema", "cooldown"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be 0 to 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "lower_weight", "frequency_weight", "clip", "warmup"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "halve":
+            shape = 0.5 ** (step // self.halve_every)
+        elif self.schedule == "cosine":
+            shape = math.cos(math.pi / 2 * min(1.0, step / self.steps)) ** 2
+        else:
+            left = max(0.0, 1 - step / self.steps)
+            shape = min(1.0, left / self.cooldown) if self.cooldown else 1.0
+        return self.learning_rate * warm * shape
+
+
+_CHOICES = {
+    "optimizer": ("adam", "adamw", "muon"),
+    "schedule": ("halve", "constant", "cosine"),
+    "loss": ("mse", "charbonnier"),
+    "precision": ("no", "bf16", "fp16"),
+}
+
+
+def default() -> TrainConfig:
+    """What ships: `saphn-s` on two processor cores. Small crops and small blur first, all levels supervised."""
+    return TrainConfig(steps=100_000)
+
+
+def paper() -> TrainConfig:
+    """Section 3.1 of the paper: Adam at 1e-4 halved every 2e5 iterations, batches of 6 crops of 256 x 256.
+
+    The paper states neither its loss nor its end; the base model's are the mean squared error of level 1 and
+    some 1e6 iterations.
+    """
+    return TrainConfig(
+        model="saphn",
+        steps=1_000_000,
+        batch_size=6,
+        crop=256,
+        optimizer="adam",
+        learning_rate=1e-4,
+        warmup=0,
+        schedule="halve",
+        halve_every=200_000,
+        weight_decay=0.0,
+        loss="mse",
+        lower_weight=0.0,
+        clip=0.0,
+        curriculum=False,
+        workers=4,
+    )
+
+
+def gpu() -> TrainConfig:
+    """`saphn-s` on one large GPU: larger crops and batches, bfloat16, compiled."""
+    return TrainConfig(
+        steps=20_000, batch_size=32, crop=192, precision="bf16", compile=True, workers=14, validate_every=1000
+    )
+
+
+def finetune() -> TrainConfig:
+    """The shipped weights on data of your own: a small learning rate, all blur at once."""
+    return TrainConfig(
+        init="saphn-s", steps=10_000, learning_rate=2e-4, warmup=100, schedule="cosine", curriculum=False
+    )
+
+
+def smoke() -> TrainConfig:
+    """Half a minute that shows everything working; the weights are worth nothing."""
+    return TrainConfig(
+        overrides={"widths": [16, 16, 16], "lower_widths": None},
+        steps=30,
+        batch_size=2,
+        crop=32,
+        workers=0,
+        log_every=5,
+        validate_every=15,
+        save_every=0.1,
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "default": default,
+    "paper": paper,
+    "gpu": gpu,
+    "finetune": finetune,
+    "smoke": smoke,
+}
+
+
+def field_types() -> dict[str, Any]:
+    """Names of all fields, for command lines and files that override them."""
+    return {f.name: f.type for f in fields(TrainConfig)}

@@ -1,0 +1,56 @@
+"""Losses between an estimate and the sharp picture."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LossName = Literal["mse", "charbonnier"]
+
+
+def restoration_loss(
+    estimates: list[Tensor],
+    sharp: Tensor,
+    *,
+    name: LossName = "charbonnier",
+    lower_weight: float = 0.0,
+    frequency_weight: float = 0.0,
+) -> Tensor:
+    """How far the estimates of all levels are from the sharp picture.
+
+    Args:
+        estimates: One (B, 3, H, W) estimate a level, the network's output last.
+        sharp: The sharp picture (B, 3, H, W), values in [0, 1].
+        name: "mse", the mean squared error of the paper's base model; or "charbonnier", the mean of
+            sqrt(difference**2 + 1e-6), which large errors of misplaced edges dominate less.
+        lower_weight: Weight of each level but the last.
+        frequency_weight: Weight of the mean absolute difference of the pictures' Fourier coefficients, added
+            for the last level.
+
+    Returns:
+        A float32 scalar.
+    """
+    sharp = sharp.float()
+    distance = mean_squared_error if name == "mse" else charbonnier
+    loss = distance(estimates[-1].float(), sharp)
+    for estimate in estimates[:-1] if lower_weight else []:
+        loss = loss + lower_weight * distance(estimate.float(), sharp)
+    if frequency_weight:
+        loss = loss + frequency_weight * frequency_distance(estimates[-1].float(), sharp)
+    return loss
+
+
+def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
+    """Mean of the squared differences."""
+    return (x - y).square().mean()
+
+
+def charbonnier(x: Tensor, y: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Mean of sqrt(difference**2 + epsilon**2), a smooth absolute difference (Charbonnier et al. 1994)."""
+    return ((x - y).square() + epsilon**2).sqrt().mean()
+
+
+def frequency_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute difference of the two-dimensional Fourier coefficients, orthonormal scale."""
+    difference = torch.fft.rfft2(x - y, norm="ortho")
+    return torch.view_as_real(difference).abs().mean()
