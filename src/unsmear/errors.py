@@ -33,3 +33,9 @@ class OutOfMemoryError(UnsmearError):
     """Not even the smallest tile fits into memory."""
 
     exit_code = 4
+
+
+class TrainingError(UnsmearError):
+    """A training run cannot go on."""
+
+    exit_code = 1

@@ -357,6 +357,8 @@ def _check_image(image: np.ndarray) -> None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; PyTorch says so on a CPU by the words of a RuntimeError only."""
-    words = ("out of memory", "not enough memory", "can't allocate memory", "DefaultCPUAllocator")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error) for w in words)
+    """Whether an allocation failed; on CPU and MPS PyTorch says so by the words of a RuntimeError only."""
+    words = ("DefaultCPUAllocator", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        word in str(error) for word in words
+    )

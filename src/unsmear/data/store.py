@@ -3,44 +3,70 @@
 import hashlib
 import json
 import os
+import secrets
+import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from unsmear.errors import ImageError, UsageError
-
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+from unsmear.exif import clean_exif
+from unsmear.formats import SUFFIXES
 
 
 def list_pictures(folder: str | Path) -> list[Path]:
     """Picture files directly in a folder, by name.
 
     Raises:
-        UsageError: If there is no such folder, or no picture in it.
+        UsageError: If there is no such folder, it cannot be read, or no picture is in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    try:
+        found = sorted(p for p in folder.iterdir() if is_picture(p))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read: {error.strerror}") from None
     if not found:
         raise UsageError(f"{folder}: no pictures in this folder")
     return found
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a path is a visible file with the name of a picture."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture once upright, from its header.
+
+    Raises:
+        ImageError: If it has none.
+    """
+    try:
+        with Image.open(path) as picture:
+            # Not `getexif`, which decodes a PNG. The size of a TIFF is that of the upright picture already.
+            _, orientation = clean_exif(picture.info.get("exif") or b"")
+            return picture.size if orientation > 4 and picture.format != "TIFF" else picture.size[::-1]
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise _undecodable(path, error) from None
+
+
 def default_cache() -> Path:
-    """Where decoded pictures are kept: `$UNSMEAR_CACHE`, or the user's cache folder."""
+    """Where decoded pictures are kept: `$UNSMEAR_CACHE`, or the user's cache folder. It may be emptied at will."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("UNSMEAR_CACHE") or Path(home) / "unsmear")
 
 
 class PictureStore(Sequence[np.ndarray]):
-    """The pictures of some files, each (H, W, 3) uint8, read-only.
+    """The pictures of some files, upright, each (H, W, 3) uint8, read-only.
 
-    The first use decodes them all into one file of the cache folder; it is found again by the files' names, sizes
-    and dates. The store can be sent to worker processes: they map the same file.
+    The first use decodes them all into one file of the cache folder, 3 bytes a pixel; it is found again by the files'
+    names, sizes and dates. The store can be sent to worker processes: they map the same file. Of several processes
+    that start at once each decodes on its own, and the first to be ready is taken.
 
     Args:
         files: Picture files.
@@ -48,44 +74,67 @@ class PictureStore(Sequence[np.ndarray]):
 
     Raises:
         ImageError: If a file cannot be decoded.
-        UsageError: If the cache folder cannot be written.
+        UsageError: If there are no files, or they cannot be cached.
     """
 
     def __init__(self, files: Sequence[Path], cache: Path | None = None) -> None:
         self.files = list(files)
-        facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        if not self.files:
+            raise UsageError("there are no pictures to decode")
         folder = default_cache() if cache is None else cache
-        self._pixels, index = folder / f"{key}.pixels", folder / f"{key}.json"
-        if not index.exists():  # written last: where it is, the pixels are whole
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                self._decode(index)
-            except OSError as error:
-                raise UsageError(f"{folder}: cannot cache decoded pictures: {error.strerror}") from None
-        self._shapes: list[tuple[int, int, int]] = json.loads(index.read_text())
-        self._map()
-
-    def _decode(self, index: Path) -> None:
-        mark = f"{os.getpid()}.part"
-        pixels, shapes = self._pixels.with_suffix(f".{mark}"), []
+        self._path = folder / f"{_fingerprint(self.files)}.pixels"
         try:
-            with pixels.open("wb") as file, ThreadPoolExecutor() as pool:
+            if not self._map():
+                folder.mkdir(parents=True, exist_ok=True)
+                self._build(folder)
+        except OSError as error:
+            why = f"cannot cache decoded pictures: {error.strerror}"
+            raise UsageError(f"{folder}: {why}; set UNSMEAR_CACHE to another folder") from None
+
+    def _map(self) -> bool:
+        """Maps the file, if it is there and whole."""
+        try:
+            flat = np.memmap(self._path, np.uint8, mode="r")
+        except (FileNotFoundError, ValueError):  # nothing can be mapped of an empty file
+            return False
+        # Height and width of every picture come last, so that a file cut off is known.
+        num_bytes = 16 * len(self.files)
+        sides = np.frombuffer(flat[-num_bytes:].tobytes(), "<i8")
+        if len(flat) < num_bytes or not (sides > 0).all():
+            return False
+        self._shapes = [(int(height), int(width), 3) for height, width in sides.reshape(-1, 2)]
+        self._starts = [0]
+        for height, width, channels in self._shapes:
+            self._starts.append(self._starts[-1] + height * width * channels)
+        self._flat = np.asarray(flat)
+        return self._starts[-1] + num_bytes == len(flat)
+
+    def _build(self, folder: Path) -> None:
+        for old in folder.glob("*.part"):  # of processes that were killed
+            with suppress(OSError):
+                if time.time() - old.stat().st_mtime > _ABANDONED:
+                    old.unlink()
+        needed = sum(3 * height * width for height, width in map(picture_size, self.files))
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            sizes = f"decoded pictures need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+            raise UsageError(f"{folder}: {sizes}; set UNSMEAR_CACHE to a folder on a larger disk")
+        part = self._path.with_suffix(f".{secrets.token_hex(4)}.part")
+        try:
+            with part.open("xb") as file, ThreadPoolExecutor() as pool:
+                sides: list[int] = []
                 for start in range(0, len(self.files), 16):  # a few at a time, not all in memory
                     for picture in pool.map(_read, self.files[start : start + 16]):
                         file.write(picture.tobytes())
-                        shapes.append(picture.shape)
-            os.replace(pixels, self._pixels)
+                        sides += picture.shape[:2]
+                file.write(np.array(sides, "<i8").tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            if not self._map():
+                os.replace(part, self._path)
+                self._map()
         finally:
-            pixels.unlink(missing_ok=True)
-        part = index.with_suffix(f".{mark}")
-        part.write_text(json.dumps(shapes))
-        os.replace(part, index)
-
-    def _map(self) -> None:
-        sizes = [int(np.prod(shape)) for shape in self._shapes]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        self._flat = np.memmap(self._pixels, np.uint8, mode="r")
+            part.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -98,16 +147,37 @@ class PictureStore(Sequence[np.ndarray]):
         return self._flat[self._starts[index] : self._starts[index + 1]].reshape(self._shapes[index])
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k != "_flat"}
+        return {"files": self.files, "_path": self._path}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._map()
+        if not self._map():
+            raise UsageError(f"{self._path}: decoded pictures vanished during the run; start it again")
+
+
+_ABANDONED = 3600  # seconds without a write after which no process is at work on a file
+
+
+def _fingerprint(files: list[Path]) -> str:
+    facts: list[object] = ["upright RGB, sides last"]  # what the store is made of; new words make old stores void
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise ImageError(f"{file}: cannot be read: {error.strerror}") from None
+        facts.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 def _read(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: cannot be decoded for training: {error}") from None
+            if picture.mode.startswith(("I", "F")):  # Pillow would clip them to white
+                raise ValueError("16-bit gray is not supported")
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except Exception as error:
+        raise _undecodable(path, error) from None
+
+
+def _undecodable(path: Path, error: Exception) -> ImageError:
+    return ImageError(f"{path}: cannot be decoded for training: {error}")

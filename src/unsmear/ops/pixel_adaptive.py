@@ -8,6 +8,7 @@ On a CPU this runs compiled code (`pixel_adaptive_cpu`), elsewhere a loop over t
 keeps a buffer that grows with the number of taps times channels, in forward or backward.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tenso
         bias: Added to every pixel, (Cout,), or None.
 
     Returns:
-        (B, Cout, H, W) in the common dtype of the arguments, in channels-last memory. Under autocast on a CPU
-        this is float32: the operator is bound by memory there, so 16 bits would save nothing.
+        (B, Cout, H, W) in the dtype that the arguments promote to, channels-last on a CPU. There, 16-bit
+        arguments are computed in float32 and rounded at the end; under autocast the result stays float32.
 
     Raises:
         ValueError: If shapes, dtypes or devices do not fit together.
@@ -46,18 +47,17 @@ def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tenso
     """
     _check(x, kernel, weight, bias)
     tensors = [x, kernel, weight] if bias is None else [x, kernel, weight, bias]
-    dtype = x.dtype
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        dtype = torch.promote_types(dtype, torch.float32)
-    x, kernel, weight, *rest = (tensor.to(dtype) for tensor in tensors)
+    dtype = precise = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    if x.is_cpu:
+        precise = torch.promote_types(dtype, torch.float32)
+        dtype = precise if torch.is_autocast_enabled("cpu") else dtype
+    x, kernel, weight, *rest = (tensor.to(precise) for tensor in tensors)
     bias = rest[0] if rest else None
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if tracing or torch.compiler.is_compiling():  # graphs can only hold PyTorch operators
-        return _forward(x, kernel, weight, bias)
     with torch.autocast(x.device.type, enabled=False):
-        return _PixelAdaptive.apply(x, kernel, weight, bias)  # pyright: ignore[reportReturnType]
+        if tracing or torch.compiler.is_compiling():  # graphs can only hold PyTorch operators
+            return _forward(x, kernel, weight, bias).to(dtype)
+        return _PixelAdaptive.apply(x, kernel, weight, bias).to(dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _check(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -87,15 +87,11 @@ def _is_depthwise(x: Tensor, weight: Tensor) -> bool:
     return weight.shape[1] == 1 and weight.shape[0] == x.shape[1]
 
 
-def _is_compiled(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
 class _PixelAdaptive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, kernel, weight)
-        if not _is_compiled(x):
+        if not x.is_cpu:
             return _forward(x, kernel, weight, bias)
         # Imported late: compiled code is slow to load and of no use on other devices.
         from unsmear.ops import pixel_adaptive_cpu as cpu
@@ -108,7 +104,7 @@ class _PixelAdaptive(torch.autograd.Function):
         x, kernel, weight = ctx.saved_tensors
         wants_x, wants_kernel, wants_weight, wants_bias = ctx.needs_input_grad
         grad_x = grad_kernel = grad_weight = None
-        if not _is_compiled(x):
+        if not x.is_cpu:
             grad_x, grad_kernel, grad_weight = _backward(grad, x, kernel, weight)
         else:
             from unsmear.ops import pixel_adaptive_cpu as cpu

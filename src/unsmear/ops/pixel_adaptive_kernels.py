@@ -19,7 +19,9 @@ from unsmear.ops.simd import (
     add,
     aligned,
     broadcast,
+    clear,
     compiled,
+    copy,
     load,
     multiply,
     multiply_add,
@@ -40,17 +42,14 @@ def _pad(source, out, b, top, rows, height, width, channels, chunk, r):
         for i in range(rows):
             at = (n * rows + i) * wide * chunk
             if top + i < 0 or top + i >= height:
-                for q in range(at, at + wide * chunk):
-                    out[q] = 0
+                clear(out, at, wide * chunk)
                 continue
-            for q in range(at, at + r * chunk):
-                out[q] = 0
-                out[q + (r + width) * chunk] = 0
+            clear(out, at, r * chunk)
+            clear(out, at + (r + width) * chunk, r * chunk)
             at += r * chunk
             start = (b * height + top + i) * width * channels + n * chunk
             if chunk == channels:
-                for q in range(width * chunk):
-                    out[at + q] = source[start + q]
+                copy(source, start, out, at, width * chunk)
             else:
                 for j in range(width):
                     store(out, at + j * chunk, load(source, start + j * channels))
@@ -112,16 +111,13 @@ def depthwise_gradients(panels: int) -> Callable[..., None]:
         sums = aligned(_SPAN * lanes, x)
         done = aligned(_SPAN, x)
         blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS
-        for q in range(_SPAN * lanes):
-            sums[q] = 0
-        for q in range(first * taps * channels, last * taps * channels):
-            parts[q] = 0
+        clear(sums, 0, _SPAN * lanes)
+        clear(parts, first * taps * channels, (last - first) * taps * channels)
         for task in range(first, last):
             b, top = task // blocks, task % blocks * BLOCK_ROWS
             for i in range(top, min(top + BLOCK_ROWS, height)):
                 row = (b * height + i) * width
-                for q in range(row * taps, (row + width) * taps):
-                    grad_factors[q] = 0
+                clear(grad_factors, row * taps, width * taps)
                 for left in range(0, width, _SPAN):
                     for t in range(taps):
                         dy, dx = t // k - r, t % k - r
@@ -176,8 +172,7 @@ def full(panels: int) -> Callable[..., None]:
         for task in range(first, last):
             i, row = task % height, task * width
             for j in range(row, row + width):
-                for c in range(c_out):
-                    out[j * c_out + c] = bias[c]
+                copy(bias, 0, out, j * c_out, c_out)
             for t in range(taps):
                 dy, dx = t // k - r, t % k - r
                 if i + dy < 0 or i + dy >= height:
@@ -217,14 +212,12 @@ def full_gradients(panels: int) -> Callable[..., None]:
         z = aligned(tile * panel, x)
         sums = aligned(room * lanes, x)
         done = aligned(room, x)
-        for q in range(room * lanes):
-            sums[q] = 0
+        clear(sums, 0, room * lanes)
         for task in range(first, last):
             b, top = task // blocks, (task % blocks * 2 + turn) * rows
             for i in range(top, min(top + rows, height)):
                 row = (b * height + i) * width
-                for q in range(row * taps, (row + width) * taps):
-                    grad_factors[q] = 0
+                clear(grad_factors, row * taps, width * taps)
                 for t in range(taps):
                     dy, dx = t // k - r, t % k - r
                     if i + dy < 0 or i + dy >= height:
@@ -272,8 +265,7 @@ def full_gradient_weight(panels: int) -> Callable[..., None]:
         panel, r, taps = panels * lanes, k // 2, k * k
         scaled = aligned(width * c_in, x)
         one = np.ones(1, x.dtype)
-        for q in range(first * k * c_out * c_in, last * k * c_out * c_in):
-            parts[q] = 0
+        clear(parts, first * k * c_out * c_in, (last - first) * k * c_out * c_in)
         for task in range(first, last):
             group, dy = task // k, task % k - r
             for row in range(group * all_rows // groups, (group + 1) * all_rows // groups):

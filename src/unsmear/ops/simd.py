@@ -115,6 +115,13 @@ def store(typing, array, index, value):
 
 
 @_operation
+def zeros(typing, array):
+    """A register of zeros."""
+    vector = _Vector(array.dtype)
+    return vector(array), lambda context, builder, signature, args: ir.Constant(vector.ir, None)
+
+
+@_operation
 def add(typing, a, b):
     """The sum a + b."""
     return a(a, b), lambda context, builder, signature, args: builder.fadd(*args, flags=("contract",))
@@ -236,3 +243,28 @@ def aligned(size, like):
     room = np.empty(size + VECTOR_BYTES // itemsize, like.dtype)
     start = (-room.ctypes.data % VECTOR_BYTES) // itemsize
     return room[start : start + size]
+
+
+@compiled
+def clear(out, at, count):
+    """out[at : at + count] = 0."""
+    lanes = VECTOR_BYTES // out.itemsize
+    if count < lanes:
+        for n in range(at, at + count):
+            out[n] = 0
+    else:
+        for n in range(0, count, lanes):
+            store(out, at + min(n, count - lanes), zeros(out))
+
+
+@compiled
+def copy(source, start, out, at, count):
+    """out[at : at + count] = source[start : start + count]."""
+    lanes = VECTOR_BYTES // out.itemsize
+    if count < lanes:
+        for n in range(count):
+            out[at + n] = source[start + n]
+    else:
+        for n in range(0, count, lanes):
+            n = min(n, count - lanes)  # the last register overlaps the one before
+            store(out, at + n, load(source, start + n))

@@ -93,6 +93,8 @@ class TrainConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.precision == "fp16" and self.optimizer == "muon":
+            raise UsageError("optimizer 'muon' does not work with precision 'fp16': choose bf16, or adamw")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
