@@ -101,6 +101,20 @@ MILD = BlurConfig(extent=5.0)
 MEDIUM = BlurConfig(extent=14.0)
 # The GoPro pictures move by some 10 to 45 pixels. Steps of 1.5 pixels leave no trace in paths this long.
 STRONG = BlurConfig(extent=60.0, skew=1.2, still=0.05, max_step=1.5)
+# The plain averages of the GoPro set, as compared in docs/blur.md; the noise is what averaging leaves.
+GOPRO = BlurConfig(
+    extent=55.0,
+    skew=0.4,
+    still=0.02,
+    tremor=0.4,
+    parallax=0.3,
+    max_step=1.5,
+    encoded=1.0,
+    saturation=0.0,
+    shot_noise=0.0,
+    read_noise=0.02,
+    jpeg=0.0,
+)
 
 
 @torch.no_grad()

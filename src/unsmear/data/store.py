@@ -50,13 +50,15 @@ def picture_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as picture:
             # Not `getexif`, which decodes a PNG. The size of a TIFF is that of the upright picture already.
             _, orientation = clean_exif(picture.info.get("exif") or b"")
-            return picture.size if orientation > 4 and picture.format != "TIFF" else picture.size[::-1]
+            width, height = picture.size
+            lies = orientation > 4 and picture.format != "TIFF"
+            return (width, height) if lies else (height, width)
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise _undecodable(path, error) from None
 
 
 def default_cache() -> Path:
-    """Where decoded pictures are kept: `$UNSMEAR_CACHE`, or the user's cache folder. It may be emptied at will."""
+    """Where decoded pictures are kept, and may be deleted: `$UNSMEAR_CACHE`, or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("UNSMEAR_CACHE") or Path(home) / "unsmear")
 
@@ -64,9 +66,9 @@ def default_cache() -> Path:
 class PictureStore(Sequence[np.ndarray]):
     """The pictures of some files, upright, each (H, W, 3) uint8, read-only.
 
-    The first use decodes them all into one file of the cache folder, 3 bytes a pixel; it is found again by the files'
-    names, sizes and dates. The store can be sent to worker processes: they map the same file. Of several processes
-    that start at once each decodes on its own, and the first to be ready is taken.
+    The first use decodes them all into one file of the cache folder, 3 bytes a pixel, which is found again by
+    the names, sizes and dates of the files. The store can be sent to worker processes, which map the same
+    file. Of several processes that start at once each decodes on its own, and the first to be ready is taken.
 
     Args:
         files: Picture files.
@@ -99,15 +101,15 @@ class PictureStore(Sequence[np.ndarray]):
             return False
         # Height and width of every picture come last, so that a file cut off is known.
         num_bytes = 16 * len(self.files)
-        sides = np.frombuffer(flat[-num_bytes:].tobytes(), "<i8")
-        if len(flat) < num_bytes or not (sides > 0).all():
+        if len(flat) < num_bytes:
             return False
+        sides = np.frombuffer(flat[-num_bytes:].tobytes(), "<i8")
         self._shapes = [(int(height), int(width), 3) for height, width in sides.reshape(-1, 2)]
         self._starts = [0]
         for height, width, channels in self._shapes:
             self._starts.append(self._starts[-1] + height * width * channels)
         self._flat = np.asarray(flat)
-        return self._starts[-1] + num_bytes == len(flat)
+        return bool((sides > 0).all()) and self._starts[-1] + num_bytes == len(flat)
 
     def _build(self, folder: Path) -> None:
         for old in folder.glob("*.part"):  # of processes that were killed
@@ -159,7 +161,9 @@ _ABANDONED = 3600  # seconds without a write after which no process is at work o
 
 
 def _fingerprint(files: list[Path]) -> str:
-    facts: list[object] = ["upright RGB, sides last"]  # what the store is made of; new words make old stores void
+    facts: list[object] = [
+        "upright RGB, sides last"
+    ]  # what the store is made of; new words make old stores void
     for file in files:
         try:
             status = file.stat()

@@ -53,11 +53,10 @@ def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tenso
         dtype = precise if torch.is_autocast_enabled("cpu") else dtype
     x, kernel, weight, *rest = (tensor.to(precise) for tensor in tensors)
     bias = rest[0] if rest else None
+    # A graph can only hold PyTorch operators.
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    with torch.autocast(x.device.type, enabled=False):
-        if tracing or torch.compiler.is_compiling():  # graphs can only hold PyTorch operators
-            return _forward(x, kernel, weight, bias).to(dtype)
-        return _PixelAdaptive.apply(x, kernel, weight, bias).to(dtype)  # pyright: ignore[reportOptionalMemberAccess]
+    compute = _forward if tracing or torch.compiler.is_compiling() else _PixelAdaptive.apply
+    return compute(x, kernel, weight, bias).to(dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _check(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -102,6 +101,7 @@ class _PixelAdaptive(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, kernel, weight = ctx.saved_tensors
+        grad = grad.to(x.dtype)  # autocast may have computed the output in 16 bits
         wants_x, wants_kernel, wants_weight, wants_bias = ctx.needs_input_grad
         grad_x = grad_kernel = grad_weight = None
         if not x.is_cpu:
@@ -130,10 +130,11 @@ def _taps(image: Tensor, k: int) -> list[Tensor]:
 
 def _forward(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Eq. 7 tap by tap, for any device and dtype."""
-    k, groups = weight.shape[-1], x.shape[1] // weight.shape[1]
+    k = weight.shape[-1]
     out = None
     for t, tap in enumerate(_taps(F.pad(x, [k // 2] * 4), k)):
-        term = F.conv2d(tap * kernel[:, t : t + 1], weight[:, :, t // k, t % k, None, None], groups=groups)
+        source, point = tap * kernel[:, t : t + 1], weight[:, :, t // k, t % k, None]
+        term = source * point if _is_depthwise(x, weight) else F.conv2d(source, point[..., None])
         out = term if out is None else out + term
     assert out is not None
     return out if bias is None else out + bias[:, None, None]
@@ -141,30 +142,19 @@ def _forward(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 def _backward(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, kernel and weight, tap by tap."""
-    k, groups = weight.shape[-1], x.shape[1] // weight.shape[1]
+    k = weight.shape[-1]
     padded = F.pad(x, [k // 2] * 4)
-    grad_padded, grad_kernel, grad_weight = (
-        torch.zeros_like(padded),
-        torch.empty_like(kernel),
-        torch.empty_like(weight),
-    )
+    grad_padded, grad_kernel, grad_weight = map(torch.zeros_like, (padded, kernel, weight))
     for t, (tap, grad_tap) in enumerate(zip(_taps(padded, k), _taps(grad_padded, k), strict=True)):
-        factor, point = kernel[:, t : t + 1], weight[:, :, t // k, t % k, None, None]
-        product, grad_point, _ = torch.ops.aten.convolution_backward(
-            grad,
-            tap * factor,
-            point,
-            None,
-            [1, 1],
-            [0, 0],
-            [1, 1],
-            False,
-            [0, 0],
-            groups,
-            [True, True, False],
-        )
+        factor, point = kernel[:, t : t + 1], weight[:, :, t // k, t % k, None]
+        if _is_depthwise(x, weight):
+            product = grad * point
+            grad_point = (grad * tap * factor).sum((0, 2, 3))[:, None]
+        else:
+            product = F.conv2d(grad, point.transpose(0, 1)[..., None])
+            grad_point = torch.einsum("bohw,bchw->oc", grad, tap * factor)
         grad_tap += product * factor
         grad_kernel[:, t] = (product * tap).sum(1)
-        grad_weight[:, :, t // k, t % k] = grad_point[:, :, 0, 0]
+        grad_weight[:, :, t // k, t % k] = grad_point
     r = k // 2
     return grad_padded[:, :, r : r + x.shape[2], r : r + x.shape[3]], grad_kernel, grad_weight

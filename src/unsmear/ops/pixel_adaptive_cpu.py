@@ -1,10 +1,10 @@
 """The pixel-adaptive convolution on a CPU: memory layouts, tasks and threads around the compiled kernels."""
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,28 +17,37 @@ _PARTS_BYTES = 2**26  # limit of the memory for partial sums of the gradient of 
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="unsmear")
+def _helpers(num: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num, thread_name_prefix="unsmear")
 
 
 # Threads do not survive a fork: the child starts its own.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
 
 
 def _run(kernel: Callable[..., None], tasks: int, *args: Tensor | int) -> None:
     """Call kernel(*args, first, last) for slices of range(tasks), on as many threads as torch uses."""
     flat = [arg.reshape(-1).numpy() if isinstance(arg, Tensor) else arg for arg in args]
     threads = torch.get_num_threads()
-    num = 1 if threads == 1 else min(tasks, 4 * threads)  # 4: evens out threads that are held up
-    cuts = [n * tasks // num for n in range(num + 1)] if tasks else []
-    slices = list(pairwise(cuts))
-    if len(slices) <= 1:
-        for part in slices:
-            kernel(*flat, *part)
-    else:
-        for _ in _pool(threads).map(lambda part: kernel(*flat, *part), slices):
-            pass
+    num = (
+        1 if threads == 1 else min(tasks, 4 * threads)
+    )  # 4: the others take over from a thread that is held up
+    slices = deque((n * tasks // num, (n + 1) * tasks // num) for n in range(num))
+
+    def work() -> None:
+        while True:
+            try:
+                first, last = slices.popleft()
+            except IndexError:
+                return
+            kernel(*flat, first, last)
+
+    helpers = [_helpers(threads - 1).submit(work) for _ in range(min(threads, num) - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():  # too late to matter, if it has not even begun
+            helper.result()
 
 
 def _lanes(tensor: Tensor) -> int:
@@ -75,18 +84,23 @@ def _blocks(x: Tensor) -> int:
     return x.shape[0] * -(-x.shape[2] // kernels.BLOCK_ROWS)
 
 
+def _chunks(weight: Tensor) -> Tensor:
+    """(C, 1, k, k) to (chunks of a register, k * k, lanes)."""
+    taps = _fill(weight.flatten(1).t())
+    return taps.unflatten(1, (-1, _lanes(taps))).transpose(0, 1).contiguous()
+
+
 def depthwise(
     x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False
 ) -> Tensor:
     """Eq. 7 with weight (C, 1, k, k); transposed, the gradient of x, given that of the output as x."""
     k, channels, (height, width) = weight.shape[-1], x.shape[1], x.shape[2:]
     source, factors = _fill(_last(x)), _last(kernel)
-    taps = _fill((weight.flip(2, 3) if transposed else weight).flatten(1).t())
-    chunks = taps.unflatten(1, (-1, _lanes(taps))).transpose(0, 1).contiguous()
+    taps = _chunks(weight.flip(2, 3) if transposed else weight)
     out = torch.empty_like(source)
     _run(
         kernels.depthwise(k, transposed), _blocks(x),
-        source, factors, chunks, _bias(bias, x, channels), out, height, width, source.shape[-1],
+        source, factors, taps, _bias(bias, x, channels), out, height, width, source.shape[-1],
     )  # fmt: skip
     return _image(out, channels)
 
@@ -94,13 +108,14 @@ def depthwise(
 def depthwise_gradients(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of kernel and weight of `depthwise`."""
     k, channels, (height, width) = weight.shape[-1], x.shape[1], x.shape[2:]
-    source, factors, taps = _fill(_last(x)), _last(kernel), _fill(weight.flatten(1).t())
+    source, factors, taps = _fill(_last(x)), _last(kernel), _chunks(weight)
     grad_factors, parts = torch.empty_like(factors), taps.new_empty(_blocks(x), *taps.shape)
     _run(
-        kernels.depthwise_gradients(_panels(source)), len(parts),
-        _fill(_last(grad)), source, factors, taps, grad_factors, parts, height, width, source.shape[-1], k,
+        kernels.depthwise_gradients(k, _panels(source)), len(parts),
+        _fill(_last(grad)), source, factors, taps, grad_factors, parts, height, width, source.shape[-1],
     )  # fmt: skip
-    return _image(grad_factors, k * k), parts.sum(0)[:, :channels].t().reshape(weight.shape)
+    grad_weight = parts.sum(0).transpose(1, 2).flatten(0, 1)[:channels]
+    return _image(grad_factors, k * k), grad_weight.reshape(weight.shape)
 
 
 def full(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -22,6 +22,7 @@ from unsmear.ops.simd import (
     clear,
     compiled,
     copy,
+    correlate,
     load,
     multiply,
     multiply_add,
@@ -31,7 +32,7 @@ from unsmear.ops.simd import (
 )
 
 BLOCK_ROWS = 8  # image rows in one task
-_SPAN = 64  # pixels whose partial sums stay in the first-level cache
+_SPAN = 16  # pixels whose partial sums stay in the first-level cache; a multiple of the lanes
 
 
 @compiled
@@ -101,57 +102,41 @@ def depthwise(k: int, transposed: bool) -> Callable[..., None]:
 
 
 @cache
-def depthwise_gradients(panels: int) -> Callable[..., None]:
+def depthwise_gradients(k: int, panels: int) -> Callable[..., None]:
     """Gradients of the factors and, one part per task, of the filter; a task is a block of rows."""
+    r, taps = k // 2, k * k
 
     @compiled
-    def kernel(grad, x, factors, weight, grad_factors, parts, height, width, channels, k, first, last):
+    def kernel(grad, x, factors, weight, grad_factors, parts, height, width, channels, first, last):
         lanes = VECTOR_BYTES // x.itemsize
-        r, taps, second = k // 2, k * k, (panels - 1) * lanes
-        sums = aligned(_SPAN * lanes, x)
-        done = aligned(_SPAN, x)
-        blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS
-        clear(sums, 0, _SPAN * lanes)
+        rows, wide, chunks = BLOCK_ROWS + 2 * r, width + 2 * r, channels // lanes
+        padded = aligned(rows * wide * channels, x)
+        sums = aligned(_SPAN * taps * lanes, x)
+        done = aligned(_SPAN * taps, x)
+        clear(sums, 0, _SPAN * taps * lanes)
         clear(parts, first * taps * channels, (last - first) * taps * channels)
+        blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS
         for task in range(first, last):
             b, top = task // blocks, task % blocks * BLOCK_ROWS
-            for i in range(top, min(top + BLOCK_ROWS, height)):
-                row = (b * height + i) * width
-                clear(grad_factors, row * taps, width * taps)
+            _pad(x, padded, b, top - r, rows, height, width, channels, lanes, r)
+            for i in range(min(BLOCK_ROWS, height - top)):
                 for left in range(0, width, _SPAN):
-                    for t in range(taps):
-                        dy, dx = t // k - r, t % k - r
-                        start = max(left, -dx)
-                        num = min(left + _SPAN, width, width - dx) - start
-                        if i + dy < 0 or i + dy >= height or num <= 0:
-                            continue
-                        start += row
-                        for c in range(0, channels, panels * lanes):
-                            at = t * channels + c
-                            part = task * taps * channels + at
-                            w0, w1 = load(weight, at), load(weight, at + second)
-                            g0, g1 = load(parts, part), load(parts, part + second)
-                            for m in range(num):
-                                factor = broadcast(factors, (start + m) * taps + t)
-                                here = (start + m) * channels + c
-                                there = here + (dy * width + dx) * channels
-                                both = multiply(load(grad, here), load(x, there))
-                                total = multiply(both, w0)
-                                g0 = multiply_add(both, factor, g0)
-                                if panels == 2:
-                                    both = multiply(load(grad, here + lanes), load(x, there + lanes))
-                                    total = multiply_add(both, w1, total)
-                                    g1 = multiply_add(both, factor, g1)
-                                if c > 0:
-                                    total = add(total, load(sums, m * lanes))
-                                store(sums, m * lanes, total)
-                            store(parts, part, g0)
-                            if panels == 2:
-                                store(parts, part + second, g1)
-                        for m in range(0, num, lanes):
-                            store(done, m, totals(sums, m * lanes))
-                        for m in range(num):
-                            grad_factors[(start + m) * taps + t] = done[m]
+                    pixel = (b * height + top + i) * width + left
+                    num = min(_SPAN, width - left)
+                    for dy in range(k):
+                        for n in range(0, chunks, panels):
+                            correlate(
+                                k, panels, num,
+                                grad, pixel * channels + n * lanes, channels,
+                                padded, ((n * rows + i + dy) * wide + left) * lanes, rows * wide * lanes,
+                                factors, pixel * taps + dy * k,
+                                weight, (n * taps + dy * k) * lanes,
+                                parts, ((task * chunks + n) * taps + dy * k) * lanes,
+                                sums, dy * k * lanes, n == 0,
+                            )  # fmt: skip
+                    for m in range(0, num * taps, lanes):
+                        store(done, m, totals(sums, m * lanes))
+                    copy(done, 0, grad_factors, pixel * taps, num * taps)
 
     return kernel
 

@@ -80,6 +80,23 @@ def _multiply_add(builder, a, b, c):
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
+def _loop(builder, count, starts, body):
+    """Emit values = body(n, values) for n < count, which must not be 0, and return the last values."""
+    before, inside, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(inside)
+    builder.position_at_end(inside)
+    n, *values = [builder.phi(kind) for kind in (count.type, *(start.type for start in starts))]
+    results = body(n, values)
+    following = builder.add(n, ir.Constant(count.type, 1))
+    starts, results = [ir.Constant(count.type, 0), *starts], [following, *results]
+    for phi, start, result in zip([n, *values], starts, results, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, inside)
+    builder.cbranch(builder.icmp_signed("<", following, count), inside, after)
+    builder.position_at_end(after)
+    return results[1:]
+
+
 @_operation
 def load(typing, array, index):
     """The register at array[index : index + lanes]."""
@@ -187,46 +204,33 @@ def product(
         def row(kind, array, at, stride, m):
             return _pointer(context, builder, kind, array, builder.add(at, builder.mul(stride, m)))
 
+        def registers(pointer):
+            return [builder.gep(pointer, [number(n * vector.lanes)]) for n in range(width)]
+
         valid = [builder.icmp_signed("<", number(m), rows) for m in range(height)]
         last = builder.sub(rows, number(1))
         index = [builder.select(ok, number(m), last) for m, ok in enumerate(valid)]
         a_rows = [row(a_type, a, a_at, a_row, m) for m in index]
-        before, body, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(body)
 
-        builder.position_at_end(body)
-        q = builder.phi(count.type)
-        sums = [builder.phi(vector.ir) for _ in range(height * width)]
-        b_row = row(b_type, b, b_at, b_step, q)
-        rights = [
-            _load(builder, builder.gep(b_row, [number(n * vector.lanes)]), vector) for n in range(width)
-        ]
-        step = builder.mul(q, a_step)
-        lefts = [
-            _broadcast(builder, builder.load(builder.gep(pointer, [step])), vector) for pointer in a_rows
-        ]
-        pairs = [(left, right) for left in lefts for right in rights]
-        z = [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
-        following = builder.add(q, number(1))
-        phis = [(q, number(0), following)]
-        phis += [(total, ir.Constant(vector.ir, None), value) for total, value in zip(sums, z, strict=True)]
-        for phi, start, value in phis:
-            phi.add_incoming(start, before)
-            phi.add_incoming(value, body)
-        builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+        def step(q, sums):
+            b_row = row(b_type, b, b_at, b_step, q)
+            rights = [_load(builder, pointer, vector) for pointer in registers(b_row)]
+            move = builder.mul(q, a_step)
+            lefts = [builder.load(builder.gep(a_row, [move])) for a_row in a_rows]
+            lefts = [_broadcast(builder, left, vector) for left in lefts]
+            pairs = [(left, right) for left in lefts for right in rights]
+            return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
 
-        builder.position_at_end(after)
+        z = _loop(builder, count, [ir.Constant(vector.ir, None)] * (height * width), step)
         for m in range(height):
             values = z[m * width : (m + 1) * width]
             if f_type == types.none:
-                target = row(out_type, out, out_at, out_row, number(m))
-                pointers = [builder.gep(target, [number(n * vector.lanes)]) for n in range(width)]
+                pointers = registers(row(out_type, out, out_at, out_row, number(m)))
             else:
+                pointers = registers(row(out_type, out, out_at, out_row, index[m]))
                 factor = builder.load(row(f_type, f, f_at, f_row, index[m]))
                 factor = builder.select(valid[m], factor, ir.Constant(factor.type, 0.0))
                 factor = _broadcast(builder, factor, vector)
-                target = row(out_type, out, out_at, out_row, index[m])
-                pointers = [builder.gep(target, [number(n * vector.lanes)]) for n in range(width)]
                 olds = [_load(builder, pointer, vector) for pointer in pointers]
                 values = [_multiply_add(builder, factor, *pair) for pair in zip(values, olds, strict=True)]
             for pointer, value in zip(pointers, values, strict=True):
@@ -234,6 +238,68 @@ def product(
         return context.get_dummy_value()
 
     return types.void(panels, i, i, a, i, i, i, b, i, i, out, i, i, f, i, i), generate
+
+
+@_operation
+def correlate(
+    typing, k, panels, count, g, g_at, g_step, x, x_at, x_step, f, f_at, w, w_at, p, p_at, s, s_at, fresh
+):
+    """The gradients of k neighbors among k * k taps for a run of pixels, summed over pixels in registers.
+
+    For pixel m < count, register n < panels and tap t < k, with taps = k * k, let
+    both = g[g_at + m * g_step + n * lanes :] * x[x_at + n * x_step + (m + t) * lanes :]. Then
+    p[p_at + (n * taps + t) * lanes :] += both * f[f_at + m * taps + t], for all m, and
+    s[s_at + (m * taps + t) * lanes :] += both * w[w_at + (n * taps + t) * lanes :], for all n; = if fresh.
+    """
+    if not isinstance(k, types.IntegerLiteral) or not isinstance(panels, types.IntegerLiteral):
+        return None
+    vector, width, num = _Vector(x.dtype), k.literal_value, panels.literal_value
+    taps = width * width
+    pairs = [(n, t) for n in range(num) for t in range(width)]
+    i = types.intp
+
+    def generate(context, builder, signature, args):
+        _, _, count, g, g_at, g_step, x, x_at, x_step, f, f_at, w, w_at, p, p_at, s, s_at, fresh = args
+        g_type, x_type, f_type, w_type, p_type, s_type = (signature.args[n] for n in (3, 6, 9, 11, 13, 15))
+
+        def place(kind, array, start, index, stride, more):
+            stride = ir.Constant(count.type, stride) if isinstance(stride, int) else stride
+            at = builder.add(builder.add(start, builder.mul(index, stride)), ir.Constant(count.type, more))
+            return _pointer(context, builder, kind, array, at)
+
+        def read(*where):
+            return _load(builder, place(*where), vector)
+
+        zero, lanes = ir.Constant(count.type, 0), vector.lanes
+        filters = {(n, t): read(w_type, w, w_at, zero, 0, (n * taps + t) * lanes) for n, t in pairs}
+        slots = [place(p_type, p, p_at, zero, 0, (n * taps + t) * lanes) for n, t in pairs]
+        x_starts = [builder.add(x_at, builder.mul(x_step, ir.Constant(count.type, n))) for n in range(num)]
+
+        def step(m, sums):
+            lefts = [read(g_type, g, g_at, m, g_step, n * lanes) for n in range(num)]
+            rights = [read(x_type, x, x_starts[n], m, lanes, t * lanes) for n, t in pairs]
+            both = {
+                (n, t): builder.fmul(lefts[n], right) for (n, t), right in zip(pairs, rights, strict=True)
+            }
+            factors = [builder.load(place(f_type, f, f_at, m, taps, t)) for t in range(width)]
+            factors = [_broadcast(builder, factor, vector) for factor in factors]
+            for t in range(width):
+                slot = place(s_type, s, s_at, m, taps * lanes, t * lanes)
+                total = builder.select(fresh, ir.Constant(vector.ir, None), _load(builder, slot, vector))
+                for n in range(num):
+                    total = _multiply_add(builder, both[n, t], filters[n, t], total)
+                _store(builder, slot, total, vector)
+            return [
+                _multiply_add(builder, both[n, t], factors[t], total)
+                for (n, t), total in zip(pairs, sums, strict=True)
+            ]
+
+        results = _loop(builder, count, [_load(builder, slot, vector) for slot in slots], step)
+        for slot, result in zip(slots, results, strict=True):
+            _store(builder, slot, result, vector)
+        return context.get_dummy_value()
+
+    return types.void(k, panels, i, g, i, i, x, i, i, f, i, w, i, p, i, s, i, types.boolean), generate
 
 
 @compiled

@@ -97,7 +97,9 @@ def train(
         TrainingError: If too many steps in a row were not finite.
         UsageError: If there is no checkpoint to resume from, or nothing to train on.
     """
-    accelerator = Accelerator(mixed_precision=config.precision)
+    # Without being told, Accelerate takes several processes without GPUs for as many single ones.
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_gpu)
     torch.manual_seed(config.seed)
     plain = load_model(config.init) if config.init else create_model(config.model, **config.overrides)
     plain = plain.train().to(accelerator.device, memory_format=torch.channels_last)
@@ -167,7 +169,7 @@ def train(
         meter.add(loss, estimates[-1], blurred, sharp)
         now = time.monotonic()
         if progress.step % config.log_every == 0 and accelerator.is_main_process:
-            log(meter.row(progress.step, config, (before + now - began) / 60))
+            log(meter.row(progress.step, config, before, now - began))
         if validation is not None and progress.step % config.validate_every == 0:
             if accelerator.is_main_process:
                 scores = summarize(validation.score(Deblurrer(average.module, device=str(accelerator.device))))
@@ -248,14 +250,15 @@ class _Meter:
         self._sums = values if self._sums is None else self._sums + values
         self._count += 1
 
-    def row(self, step: int, config: TrainConfig, minutes: float) -> Row:
+    def row(self, step: int, config: TrainConfig, seconds_before: float, seconds_now: float) -> Row:
         assert self._sums is not None
         loss, before, after = (self._sums / self._count).tolist()
         seconds = (time.monotonic() - self._began) / self._count
         self._reset()
         return {
             "step": step,
-            "minutes": round(minutes, 2),
+            "minutes": round((seconds_before + seconds_now) / 60, 2),
+            "minutes_now": round(seconds_now / 60, 2),
             "loss": round(loss, 6),
             "psnr": round(-10 * math.log10(max(after, 1e-12)), 3),
             "gain": round(10 * math.log10(max(before, 1e-12) / max(after, 1e-12)), 4),

@@ -1,0 +1,81 @@
+"""Training batches: by index, alike in any order, with crops that belong together."""
+
+import numpy as np
+import pytest
+import torch
+from unsmear.data.batches import Batches, RealPairs, SharpPhotos, VideoFrames, random_crop
+from unsmear.errors import UsageError
+
+
+def photos(count=3, height=160, width=150, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
+
+
+def batches(**changes):
+    given = {"count": 2, "size": 32, "steps": 100, "seed": 1} | changes
+    return Batches([(SharpPhotos(photos()), 0.5), (VideoFrames(photos(13)), 0.5)], **given)
+
+
+def equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_batch_depends_on_its_index_alone():
+    forward, backward = batches(), batches()
+    first = [forward[i] for i in range(4)]
+    second = [backward[i] for i in reversed(range(4))][::-1]
+    assert all(equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not equal(first[0], first[1])
+
+
+def test_seeds_and_processes_draw_their_own():
+    assert not equal(batches()[0], batches(seed=2)[0])
+    assert not equal(batches()[0], batches(rank=1)[0])
+
+
+def test_shapes_and_ranges():
+    for index in range(6):
+        for picture in batches()[index]:
+            assert picture.shape == (2, 3, 32, 32)
+            assert picture.dtype == torch.float32
+            assert 0 <= picture.min() <= picture.max() <= 1
+
+
+def test_blur_grows_with_the_curriculum():
+    def error(progress):
+        source = SharpPhotos(photos())
+        pairs = [source.draw(2, 32, progress, torch.Generator().manual_seed(s)) for s in range(12)]
+        return np.mean([float((b - s).square().mean()) for b, s in pairs])
+
+    assert error(0.0) < error(0.6)
+
+
+def test_pairs_are_cropped_alike():
+    sharp = photos()
+    source = RealPairs([255 - p for p in sharp], sharp)
+    blurred, truth = source.draw(8, 32, 0.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(blurred, 1 - truth)
+
+
+def test_frames_are_averaged_around_the_middle():
+    frames = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(13)]
+    blurred, sharp = VideoFrames(frames, linear_share=0.0).draw(8, 32, 0.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(blurred, sharp)  # of a steady ramp the mean is the middle
+    blurred, sharp = VideoFrames(frames, linear_share=1.0).draw(8, 32, 0.0, torch.Generator().manual_seed(0))
+    assert (blurred > sharp).all()  # averaging light favors the bright
+
+
+def test_all_eight_positions_of_a_crop_occur():
+    picture = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    rng = torch.Generator().manual_seed(0)
+    assert len({random_crop(picture, 3, rng).numpy().tobytes() for _ in range(100)}) == 8
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UsageError, match="nothing to train on"):
+        Batches([], count=1, size=8, steps=1)
+    with pytest.raises(UsageError, match="averaging up to 13 frames needs as many; got 5"):
+        VideoFrames(photos(5))
+    with pytest.raises(UsageError, match="150 x 160 pixels is smaller than the crop of 512"):
+        random_crop(photos()[0], 512, torch.Generator())
