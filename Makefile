@@ -20,17 +20,19 @@ test-all: install
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest
 
 bench: install
-	$(BIN)/python benchmarks/pixel_adaptive.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/pixel_adaptive.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/cost.py
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,plot]'
 	@touch $@
 
 clean:

@@ -65,9 +65,7 @@ def main() -> None:
     for shape in SHAPES:
         results = {}
         for name, rounds in measure(*shape).items():
-            for phase, times in zip(
-                ("forward", "forward + backward"), zip(*rounds, strict=True), strict=True
-            ):
+            for phase, times in zip(("forward", "forward + backward"), zip(*rounds, strict=True), strict=True):
                 results[name, phase] = min(times), sorted(times)[len(times) // 2]
         for (name, phase), (least, median) in results.items():
             base_least, base_median = results["conv2d", phase]
@@ -81,9 +79,7 @@ def main() -> None:
             for cache in ("empty", "filled"):
                 command = [sys.executable, "-c", FIRST_CALL, group]
                 environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-                output = subprocess.run(
-                    command, env=environment, capture_output=True, text=True, check=True
-                ).stdout
+                output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
                 print(f"{name:9} cache {cache:6} {output.strip()}")
 
 

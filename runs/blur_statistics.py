@@ -1,6 +1,6 @@
 """Compare the blur that we make with real blur: the table and the plot of docs/blur.md.
 
-    python runs/blur_statistics.py FRAMES_DIR PAIRS_DIR [--plot docs/blur-statistics.png]
+    python runs/blur_statistics.py FRAMES_DIR PAIRS_DIR [--plot docs/blur-statistics.png] [--check]
 
 Real blur: the pairs of PAIRS_DIR, and averages of 7 to 13 consecutive frames of FRAMES_DIR around every 20th.
 Synthetic blur: every preset of `unsmear.data.blur`, on the sharp pictures of exactly those.
@@ -9,6 +9,7 @@ PSNR is that of blurred against sharp, 8 bits. A gradient ratio is a quantile of
 neighboring pixels) of all blurred pictures over that of all sharp ones. Extent, in pixels, is measured in
 textured patches of 192 x 192: it is the length of the straight, even motion which best explains the amplitude
 spectrum of the blurred patch by that of the sharp one. Amplitudes do not change when things are shifted.
+`--check` measures straight motions of known length and any direction, on the same sharp pictures, and ends.
 """
 
 import argparse
@@ -126,12 +127,35 @@ def synthetic(sharp: list[np.ndarray], config: BlurConfig, draws: int) -> Iterat
         yield to_pixels(blurred[0]), to_pixels(truth[0])
 
 
+def straight(picture: np.ndarray, length: float, angle: float) -> np.ndarray:
+    """A gray picture that moved straight and evenly, and lies off its place by a fifth of that."""
+    fy, fx = np.fft.fftfreq(picture.shape[0])[:, None], np.fft.rfftfreq(picture.shape[1])
+    along = length * (np.cos(angle) * fx + np.sin(angle) * fy)
+    moved = np.fft.rfft2(picture) * np.sinc(along) * np.exp(0.4j * np.pi * along)
+    return np.fft.irfft2(moved, picture.shape)
+
+
+def check(sharp: list[np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    print("| true extent | measured, 5 25 50 75 95 % |")
+    print("| --- | --- |")
+    for length in (0, 2, 5, 10, 20, 30, 45, 60):
+        found = []
+        for picture in sharp:
+            gray = picture.mean(-1, dtype=np.float32)
+            found += extents(straight(gray, length, rng.uniform(0, np.pi)), gray)
+        print(f"| {length} | {spread(found)} |", flush=True)
+
+
+def spread(values: list[float]) -> str:
+    return " ".join(f"{n:.0f}" for n in np.percentile(values, (5, 25, 50, 75, 95)))
+
+
 def row(name: str, found: Statistics) -> str:
     center = f"{np.mean(found.psnr):.1f} | {np.median(found.psnr):.1f}"
     span = f"{min(found.psnr):.1f} to {max(found.psnr):.1f}"
     ratios = " ".join(f"{ratio:.2f}" for ratio in found.ratios())
-    spread = " ".join(f"{n:.0f}" for n in np.percentile(found.extent, (5, 25, 50, 75, 95)))
-    return f"| {name} | {center} | {span} | {ratios} | {spread} |"
+    return f"| {name} | {center} | {span} | {ratios} | {spread(found.extent)} |"
 
 
 def plot(rows: dict[str, Statistics], file: Path) -> None:
@@ -140,26 +164,20 @@ def plot(rows: dict[str, Statistics], file: Path) -> None:
     figure, (gradients, motion, psnr) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     colors = dict(zip(rows, ("black", "tab:blue", "tab:green", "tab:orange", "tab:red"), strict=True))
     real = rows["real"]
-    coarse = np.geomspace(0.5, 200, 40)
-    shares = (coarse[:-1] * coarse[1:]) ** 0.5  # a histogram over a logarithmic axis
-    centers = (EDGES[1:] + EDGES[:-1]) / 2
+    levels = np.arange(60) * 2 + 1  # bins of two gray levels, because the finest are those of 8 bits
 
-    def curve(counts: np.ndarray) -> np.ndarray:
-        return np.histogram(centers, coarse, weights=counts)[0] / counts.sum()
+    def shares(counts: np.ndarray) -> np.ndarray:
+        return counts[: 20 * len(levels)].reshape(-1, 20).sum(1) / counts.sum()
 
-    gradients.loglog(shares, curve(real.sharp), "--", color="gray", label="sharp")
+    gradients.semilogy(levels, shares(real.sharp), "--", color="gray", label="sharp")
     for name, found in rows.items():
         style = {"color": colors[name], "label": name, "linewidth": 2.5 if name == "real" else 1.3}
-        gradients.loglog(shares, curve(found.blurred), **style)
+        gradients.semilogy(levels, shares(found.blurred), **style)
         for axes, values in ((motion, found.extent), (psnr, found.psnr)):
             axes.plot(np.sort(values), (np.arange(len(values)) + 0.5) / len(values), **style)
-    gradients.set(
-        title="gradients of blurred pictures", xlabel="magnitude, gray levels", ylabel="share of pixels"
-    )
+    gradients.set(title="gradients of blurred pictures", xlabel="magnitude, gray levels", ylabel="share of pixels")
     motion.set(title="extent of blur", xlabel="pixels", ylabel="share of patches below", xlim=(0, 60))
-    psnr.set(
-        title="blurred against sharp", xlabel="PSNR, dB", ylabel="share of pictures below", xlim=(20, 45)
-    )
+    psnr.set(title="blurred against sharp", xlabel="PSNR, dB", ylabel="share of pictures below", xlim=(20, 45))
     for axes in (gradients, motion, psnr):
         axes.grid(alpha=0.3)
         axes.legend()
@@ -173,6 +191,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="average around every so many frames")
     parser.add_argument("--draws", type=int, default=2, help="synthetic pictures from a sharp one")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--check", action="store_true", help="only check how well extents are measured")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -180,6 +199,9 @@ def main() -> None:
         "pairs": [(read(p.blurred), read(p.sharp)) for p in find_pairs(args.pairs, split="test").pairs],
         "averaged frames": list(averages(list_pictures(args.frames), args.every)),
     }
+    if args.check:
+        check([sharp for pairs in sources.values() for _, sharp in pairs])
+        return
     total = {name: Statistics() for name in ("real", *PRESETS)}
     for source, pairs in sources.items():
         print(f"\n{len(pairs)} {source}\n")

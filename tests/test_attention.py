@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from unsmear.ops import gather_descriptors, global_attention
 
 
@@ -16,9 +17,7 @@ def equations_1_to_6(x, gather, distribute, gate_weight, gate_bias):
     for k in range(maps):  # sum over the pixels of q_k is 1 (Eq. 1)
         total = sum(math.exp(v) for v in gather[k])
         q.append([math.exp(v) / total for v in gather[k]])
-    parts = [
-        [[q[k][i] * x[c][i] for i in range(pixels)] for c in range(channels)] for k in range(maps)
-    ]  # Eq. 1
+    parts = [[[q[k][i] * x[c][i] for i in range(pixels)] for c in range(channels)] for k in range(maps)]  # Eq. 1
     pooled = [[sum(parts[k][c]) for c in range(channels)] for k in range(maps)]  # Eq. 2
     mean = [sum(pooled[k][c] for k in range(maps)) / maps for c in range(channels)]
     m2 = []
@@ -63,9 +62,7 @@ def test_equals_the_equations(batch, channels, maps, height, width, seed):
     for b in range(batch):
         x, gather, distribute = (t[b].flatten(1).tolist() for t in arguments[:3])
         expected = equations_1_to_6(x, gather, distribute, arguments[3].tolist(), arguments[4].tolist())
-        torch.testing.assert_close(
-            y[b].flatten(1), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12
-        )
+        torch.testing.assert_close(y[b].flatten(1), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
 def test_gradients():
@@ -89,15 +86,10 @@ def test_half_precision_sums_in_float32(dtype):
     # 2**18 equal weights are 3.8e-6 each, below float16's normal numbers: only float32 averages them right.
     x = torch.full((1, 1, 512, 512), 0.5, dtype=dtype)
     maps = torch.zeros(1, 2, 512, 512, dtype=dtype)
-    descriptors = gather_descriptors(
-        x, maps, torch.zeros(1, 1, dtype=dtype), torch.full((1,), 100.0, dtype=dtype)
-    )
+    descriptors = gather_descriptors(x, maps, torch.zeros(1, 1, dtype=dtype), torch.full((1,), 100.0, dtype=dtype))
     assert descriptors.dtype == torch.float32
     torch.testing.assert_close(descriptors, torch.full((1, 2, 1), 0.5), rtol=1e-5, atol=0)
-    assert (
-        global_attention(x, maps, maps, torch.zeros(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)).dtype
-        == dtype
-    )
+    assert global_attention(x, maps, maps, torch.zeros(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)).dtype == dtype
 
 
 def test_autocast_does_not_lower_the_precision():

@@ -66,9 +66,7 @@ def test_tree_is_kept(photos):
 
 def test_results_of_an_earlier_run_inside_the_input_are_no_inputs(photos):
     make("photos/out/b.jpg")
-    assert ("photos/out/b.jpg", "photos/out/out/b.jpg") not in planned(
-        "photos", output="photos/out", recursive=True
-    )
+    assert ("photos/out/b.jpg", "photos/out/out/b.jpg") not in planned("photos", output="photos/out", recursive=True)
 
 
 def test_links_are_followed_but_no_folder_is_entered_twice(photos):
@@ -103,9 +101,7 @@ def test_same_command_twice_does_not_take_results_for_inputs(photos):
     batch = plan_jobs(["photos/b.jpg", "photos/b.deblurred.jpg", "photos/a.PNG"])
     assert [str(job.source) for job in batch.jobs] == ["photos/a.PNG"]
     assert [str(job.source) for job in batch.existing] == ["photos/b.jpg"]
-    assert planned("photos/b.deblurred.jpg") == [
-        ("photos/b.deblurred.jpg", "photos/b.deblurred.deblurred.jpg")
-    ]
+    assert planned("photos/b.deblurred.jpg") == [("photos/b.deblurred.jpg", "photos/b.deblurred.deblurred.jpg")]
 
 
 def test_same_file_twice_is_done_once(photos):
@@ -187,9 +183,7 @@ def test_no_result_is_written_over_another_input(photos):
 
 
 def test_folder_that_cannot_be_written(photos, monkeypatch):
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: False
-    )  # the tests may run as root, who may everything
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may everything
     with pytest.raises(UsageError, match="this folder cannot be written"):
         plan_jobs(["photos/a.PNG"])
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from unsmear.data.batches import Batches, RealPairs, SharpPhotos, VideoFrames, random_crop
 from unsmear.errors import UsageError
 

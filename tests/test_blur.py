@@ -3,19 +3,29 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unsmear.data import blur
-from unsmear.data.blur import MEDIUM, MILD, STRONG, BlurConfig, average_frames, contact_sheet, synthesize
+from unsmear.data.blur import (
+    GOPRO,
+    MEDIUM,
+    MILD,
+    STRONG,
+    BlurConfig,
+    average_frames,
+    contact_sheet,
+    synthesize,
+)
 from unsmear.data.camera import Camera, add_noise, compress_jpeg
+from unsmear.data.preview import preview
 from unsmear.data.trajectory import INSTANTS, MIDDLE, corner_paths, draw_motion, plan_exposure
 from unsmear.errors import UsageError
 
 # Motion only: no object, no noise, no JPEG, values averaged as they are by a shutter without gaps.
-PLAIN = BlurConfig(
-    layers=0.0, encoded=1.0, open_share=(1.0, 1.0), shot_noise=0.0, read_noise=0.0, jpeg=0.0, still=0.0
-)
+PLAIN = BlurConfig(layers=0.0, encoded=1.0, open_share=(1.0, 1.0), shot_noise=0.0, read_noise=0.0, jpeg=0.0, still=0.0)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -42,7 +52,7 @@ def fix_motion(monkeypatch: pytest.MonkeyPatch, *, dx: float = 0.0, dy: float = 
 # Randomness
 
 
-@pytest.mark.parametrize("config", [MILD, MEDIUM, STRONG])
+@pytest.mark.parametrize("config", [MILD, MEDIUM, STRONG, GOPRO])
 def test_same_seed_same_bits(config: BlurConfig) -> None:
     first, second = (synthesize(scene(), config, rng(5)) for _ in range(2))
     assert torch.equal(first[0], second[0])
@@ -156,9 +166,7 @@ def test_uniform_motion_damps_a_wave_by_sinc(monkeypatch: pytest.MonkeyPatch, le
 
 def test_far_things_move_less(monkeypatch: pytest.MonkeyPatch) -> None:
     fix_motion(monkeypatch, dx=10.0)
-    monkeypatch.setattr(
-        blur, "_draw_smooth_map", lambda size, *_: torch.linspace(0, 1, size[0])[:, None].expand(size)
-    )
+    monkeypatch.setattr(blur, "_draw_smooth_map", lambda size, *_: torch.linspace(0, 1, size[0])[:, None].expand(size))
     batch = torch.zeros(1, 3, 5, 64)
     batch[..., 32:] = 1.0
     blurred, _ = synthesize(batch, replace(PLAIN, parallax=1.0), rng())
@@ -252,8 +260,7 @@ def test_sub_frames_are_close_and_weights_are_time(extent: float) -> None:
     size = (90, 160)
     for seed in range(10):
         motions = [
-            draw_motion(size, extent, tremor=0.7, rotation=0.3, zoom=0.1, generator=rng(2 * seed + k))
-            for k in range(2)
+            draw_motion(size, extent, tremor=0.7, rotation=0.3, zoom=0.1, generator=rng(2 * seed + k)) for k in range(2)
         ]
         instants, weights = plan_exposure(motions, size, torch.ones(INSTANTS - 1), 1.0)
         assert len(instants) >= 7
@@ -280,6 +287,17 @@ def test_presets_grow_in_strength() -> None:
     batch = scene(24, 64, 64)
     mild, medium, strong = (psnr(*synthesize(batch, preset, rng(1))) for preset in (MILD, MEDIUM, STRONG))
     assert mild > medium + 1 > strong + 2
+
+
+def test_gopro_preset_blurs_strongly_nearly_always() -> None:
+    batch = scene(32, 64, 64)
+
+    def of_pairs(config: BlurConfig) -> list[float]:
+        return [psnr(*pair) for pair in zip(*synthesize(batch, config, rng(1)), strict=True)]
+
+    gopro, strong = of_pairs(GOPRO), of_pairs(STRONG)
+    assert max(gopro) < max(strong) - 3
+    assert sum(value < 25 for value in gopro) >= 30
 
 
 # Sizes, types, mistakes
@@ -397,3 +415,26 @@ def test_contact_sheet_shows_pairs_in_rows() -> None:
     red = round(float(batch[2, 0, 4, 4]) * 255)
     for x in (0, width + 2):
         assert sheet.getpixel((x, 2 * (height + 2)))[0] == pytest.approx(red, abs=1)
+
+
+def test_preview_shows_every_photo_in_its_own_size(tmp_path) -> None:
+    files = []
+    for n, level in enumerate((40, 120, 200)):
+        files.append(tmp_path / f"{n}.png")
+        Image.fromarray(np.full((60 + n, 90, 3), level, np.uint8)).save(files[-1])
+    still = replace(PLAIN, extent=4.0)
+    sheet = preview(files, still, count=3, size=30)
+    assert sheet.size == (2 * 30 + 2, 3 * 32 - 2)
+    assert [sheet.getpixel((5, 32 * n + 5)) for n in range(3)] == [(v, v, v) for v in (40, 120, 200)]
+    assert preview(files[:1], still, count=5, size=500).size == (2 * 60 + 2, 5 * 62 - 2)
+    assert preview(files, STRONG, seed=1).tobytes() == preview(files, STRONG, seed=1).tobytes()
+
+
+def test_preview_repeats_a_lone_photo_in_other_ways(tmp_path) -> None:
+    Image.fromarray((scene(1)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    sheet = np.asarray(preview([tmp_path / "a.png"], MEDIUM, count=2, size=24))
+    assert (sheet[:24, :24] != sheet[26:, :24]).any()
+    with pytest.raises(UsageError, match="preview"):
+        preview([], MEDIUM)
+    with pytest.raises(UsageError, match="count=0"):
+        preview([tmp_path / "a.png"], MEDIUM, count=0)

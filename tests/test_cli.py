@@ -108,6 +108,18 @@ def test_flags_are_frozen(run):
             "--dry-run",
             "--quiet -q",
         ],
+        "train": [
+            "--data",
+            "--out",
+            "--recipe",
+            "--set",
+            "--validate",
+            "--minutes",
+            "--resume",
+            "--tensorboard",
+            "--quiet -q",
+        ],
+        "synth": ["--preview", "--strength", "--count", "--size", "--seed"],
         "models": [],
         "doctor": [],
     }
@@ -116,9 +128,7 @@ def test_flags_are_frozen(run):
         found = re.findall(r"^  (?:(-\w), )?(--[\w-]+)", out.split("Options:")[1], re.MULTILINE)
         assert [f"{long} {short}".strip() for short, long in found] == [*expected, "--help -h"]
     _, out, _ = run("--help")
-    assert (
-        re.findall(r"^  (\w+) ", out.split("Commands:")[1].split("Exit")[0], re.MULTILINE) == list(flags)[1:]
-    )
+    assert re.findall(r"^  (\w+) ", out.split("Commands:")[1].split("Exit")[0], re.MULTILINE) == list(flags)[1:]
 
 
 def test_defaults_are_those_of_the_library():
@@ -127,9 +137,7 @@ def test_defaults_are_those_of_the_library():
     assert parameters["max_megapixels"].default == MAX_MEGAPIXELS
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["--version"], ["deblur", "--help"], ["deblur", "missing"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["deblur", "--help"], ["deblur", "missing"]])
 def test_help_and_mistakes_do_not_wait_for_torch(arguments):
     stub = "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.__stderr__))"
     _, err = shell(*arguments, stub=stub).communicate(timeout=60)
@@ -197,10 +205,7 @@ def test_existing_output_is_an_error_for_one_picture(run):
     make("a.deblurred.png", color=77)
     code, out, err = run("deblur", "a.png")
     assert (code, out) == (2, "")
-    assert (
-        err
-        == "unsmear: error: a.deblurred.png: exists already; choose another --output, or pass --overwrite\n"
-    )
+    assert err == "unsmear: error: a.deblurred.png: exists already; choose another --output, or pass --overwrite\n"
     assert pixel("a.deblurred.png") == (77, 77, 77)
     assert run("deblur", "a.png", "--overwrite")[0] == 0
     assert pixel("a.deblurred.png") == (245, 245, 245)

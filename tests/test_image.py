@@ -69,9 +69,7 @@ def exif_block(orientation=6, order="<"):
     note, thumbnail = b"maker\0note", b"\xff\xd8thumbnail\xff\xd9"
 
     def directory(entries, after):
-        body = b"".join(
-            struct.pack(order + "HHI", tag, kind, count) + value for tag, kind, count, value in entries
-        )
+        body = b"".join(struct.pack(order + "HHI", tag, kind, count) + value for tag, kind, count, value in entries)
         return struct.pack(order + "H", len(entries)) + body + struct.pack(order + "I", after)
 
     def long(value):
@@ -107,12 +105,7 @@ def png_with_header(width, height, depth=8, color=2):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 # Modes and formats
@@ -445,9 +438,7 @@ def test_previews_of_raw_files_are_not_taken_for_the_picture(tags):
         opened(tiff_of(np.zeros((3, 4, 3), np.uint8), **tags))
 
 
-@pytest.mark.parametrize(
-    "data", [b"GIF89a" + bytes(60), b"%PDF-1.7", b"%!PS-Adobe", b"<svg/>", b"\x7fELF", b"P6 1 1"]
-)
+@pytest.mark.parametrize("data", [b"GIF89a" + bytes(60), b"%PDF-1.7", b"%!PS-Adobe", b"<svg/>", b"\x7fELF", b"P6 1 1"])
 def test_other_formats_meet_no_decoder(data, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *args, **kwargs: pytest.fail("a decoder ran"))
     with pytest.raises(ImageError, match=r"not a picture that unsmear reads \(JPEG, PNG"):
@@ -456,9 +447,7 @@ def test_other_formats_meet_no_decoder(data, monkeypatch):
 
 def webp_header(width, height):
     chunk = (
-        struct.pack("<4sII", b"VP8X", 10, 0)
-        + (width - 1).to_bytes(3, "little")
-        + (height - 1).to_bytes(3, "little")
+        struct.pack("<4sII", b"VP8X", 10, 0) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     )
     return struct.pack("<4sI4s", b"RIFF", 4 + len(chunk), b"WEBP") + chunk
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+
 from unsmear import create_model, list_models, load_model
 from unsmear.checkpoint import read_weights
 from unsmear.cost import count_macs
@@ -185,7 +186,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     network = create_model("saphn", **SMALL)
     with torch.no_grad():
         network.decoders[0].last.weight[0] = 1e6
-    with pytest.raises(ModelError, match="not finite in torch.float16"):
+    with pytest.raises(ModelError, match=r"not finite in torch\.float16"):
         save_model(network, tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())
 

@@ -298,9 +298,7 @@ def test_two_folders_pair_by_what_differs(tmp_path, blurred, sharp):
 
 def test_two_folders_of_unlike_names_do_not_pair(tmp_path):
     make(tmp_path, "a/cat.png", "a/dog.png", "b/cow.png", "b/hen.png")
-    with pytest.raises(
-        UsageError, match=r"without a counterpart: a/cat\.png, a/dog\.png, b/cow\.png and 1 more"
-    ):
+    with pytest.raises(UsageError, match=r"without a counterpart: a/cat\.png, a/dog\.png, b/cow\.png and 1 more"):
         pair_folders(tmp_path / "a", tmp_path / "b")
 
 

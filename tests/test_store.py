@@ -73,8 +73,8 @@ def test_pictures_are_turned_upright(tmp_path):
 
 
 def count_decoded(monkeypatch) -> list[Path]:
-    decoded, read = [], module._read
-    monkeypatch.setattr(module, "_read", lambda path: decoded.append(path) or read(path))
+    decoded, read = [], module.read_picture
+    monkeypatch.setattr(module, "read_picture", lambda path: decoded.append(path) or read(path))
     return decoded
 
 
@@ -151,8 +151,8 @@ def test_killed_process_leaves_nothing_that_is_taken_for_a_cache(photos, tmp_pat
     files, pixels = photos
     code = (
         "import os, sys; from pathlib import Path; from unsmear.data import store\n"
-        "read = store._read\n"
-        "store._read = lambda path: os._exit(9) if path.name == '18.png' else read(path)\n"
+        "read = store.read_picture\n"
+        "store.read_picture = lambda path: os._exit(9) if path.name == '18.png' else read(path)\n"
         "store.PictureStore(store.list_pictures(sys.argv[1]), Path(sys.argv[2]))"
     )
     folders = [str(tmp_path / "photos"), str(tmp_path / "cache")]

@@ -20,9 +20,7 @@ def plans(draw, side=sizes):
     overlap = draw(st.integers(0, 130))
     bytes_per_pixel = draw(st.floats(50, 5000))
     budget = draw(st.floats(bytes_per_pixel * 600**2, bytes_per_pixel * 2000**2)) + 12 * 600 * 3000
-    plan = plan_tiles(
-        height, width, multiple=multiple, bytes_per_pixel=bytes_per_pixel, budget=budget, overlap=overlap
-    )
+    plan = plan_tiles(height, width, multiple=multiple, bytes_per_pixel=bytes_per_pixel, budget=budget, overlap=overlap)
     assert plan.peak_bytes <= budget
     return plan
 
@@ -92,9 +90,7 @@ def test_the_whole_picture_is_taken_when_it_fits():
 def test_a_large_picture_wastes_little_and_the_plan_can_be_read():
     plan = plan_tiles(4000, 6000, multiple=16, bytes_per_pixel=1000, budget=2**31)
     assert plan.num_tiles * plan.tile_height * plan.tile_width < 1.3 * 4000 * 6000
-    assert str(plan).startswith(
-        f"{plan.cols} x {plan.rows} tiles of {plan.tile_width} x {plan.tile_height} px"
-    )
+    assert str(plan).startswith(f"{plan.cols} x {plan.rows} tiles of {plan.tile_width} x {plan.tile_height} px")
 
 
 def test_time_is_linear_in_pixels():

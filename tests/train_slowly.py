@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from test_train import TINY, source
+
 from unsmear.train.loop import train
 
 CONFIG = replace(TINY, steps=12, save_every=0.0)

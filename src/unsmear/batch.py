@@ -86,9 +86,7 @@ def plan_jobs(
     else:
         found = _find(inputs, recursive, output)
         is_many = len(found) > 1 or os.path.isdir(inputs[0])
-        into_folder = output is not None and (
-            is_many or os.path.isdir(output) or output.endswith(("/", os.sep))
-        )
+        into_folder = output is not None and (is_many or os.path.isdir(output) or output.endswith(("/", os.sep)))
         jobs = [Job(source, _target(source, place, output, into_folder)) for source, place in found.items()]
     _check_targets(jobs, overwrite)
     _check_folders(jobs, may_create=into_folder)
@@ -101,9 +99,7 @@ def plan_jobs(
     return batch
 
 
-def run_job(
-    job: Job, restore: Callable[[np.ndarray], np.ndarray], *, max_megapixels: float
-) -> tuple[int, int]:
+def run_job(job: Job, restore: Callable[[np.ndarray], np.ndarray], *, max_megapixels: float) -> tuple[int, int]:
     """Restore one picture.
 
     Args:
@@ -193,9 +189,7 @@ def _walk(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
         if os.path.isdir(path):
             if recursive and os.path.realpath(path) not in seen:
                 yield from _walk(path, recursive, seen)
-        elif (
-            path.suffix.lower() in SUFFIXES and not path.stem.endswith(".deblurred") and os.path.isfile(path)
-        ):
+        elif path.suffix.lower() in SUFFIXES and not path.stem.endswith(".deblurred") and os.path.isfile(path):
             yield path
 
 
@@ -234,8 +228,7 @@ def _check_targets(jobs: list[Job], overwrite: bool) -> None:
             raise UsageError(f"{job.source} would be written over another input, {sources[key].source}")
         if key in sources and not overwrite:
             raise UsageError(
-                f"{job.target}: the result would replace its input;"
-                " choose another --output, or pass --overwrite"
+                f"{job.target}: the result would replace its input; choose another --output, or pass --overwrite"
             )
 
 

@@ -50,6 +50,8 @@ class _Report(Protocol):
 def main() -> NoReturn:
     """Run the command line and exit: the one place where errors become messages and exit codes."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up as after Ctrl-C
+    # PyTorch's idle threads otherwise spin, and keep the processors from the filtering operator's own.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal's encoding lacks
@@ -120,9 +122,7 @@ def deblur(
     max_megapixels: Annotated[
         float, typer.Option(metavar="N", min=0, help="Refuse pictures with more million pixels.")
     ] = 200.0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be done, and write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, and write nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> int:
     """Restore blurred pictures.
@@ -233,16 +233,20 @@ def train(
 def synth(
     photos: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of sharp photos.")],
     preview: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write: blurred left, sharp right.")],
-    strength: Annotated[str, typer.Option(metavar="NAME", help="mild, medium or strong.")] = "medium",
+    strength: Annotated[str, typer.Option(metavar="NAME", help="mild, medium, strong or gopro.")] = "medium",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Number of pairs.")] = 4,
     size: Annotated[int, typer.Option(metavar="PIXELS", min=16, help="Side of each picture.")] = 256,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another seed gives other blur.")] = 0,
 ) -> int:
     """Show the motion blur that training makes from sharp photos."""
-    from unsmear.data.preview import preview_sheet
+    from unsmear.data.blur import PRESETS
+    from unsmear.data.preview import preview as draw
+    from unsmear.data.store import list_pictures
     from unsmear.image import from_pil, save_picture
 
-    sheet = preview_sheet(photos, strength=strength, count=count, size=size, seed=seed)
+    if strength not in PRESETS:
+        raise UsageError(f"unknown strength {strength!r}: choose one of {', '.join(PRESETS)}")
+    sheet = draw(list_pictures(photos), PRESETS[strength], seed=seed, count=count, size=size)
     save_picture(from_pil(sheet), preview)
     _say(f"{preview}: {count} pairs, {strength} blur, seed {seed}")
     return 0
@@ -306,9 +310,7 @@ def _progress(total: int, *, hidden: bool) -> Iterator[_Report]:
 
         def report(done: int, what: str, part: int = 0, parts: int = 1) -> None:
             count = f"{done + 1}/{total} " if total > 1 else ""
-            bar.update(
-                task, completed=done + part / parts, description=count + _printable(what), refresh=True
-            )
+            bar.update(task, completed=done + part / parts, description=count + _printable(what), refresh=True)
 
         yield report
 

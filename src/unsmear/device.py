@@ -45,9 +45,7 @@ def choose_device(name: str = "auto") -> DeviceChoice:
         if not torch.cuda.is_available():
             raise UsageError(f"device {name!r} cannot be used: {_why_no_cuda()}; take cpu or auto")
         if int(index or 0) >= torch.cuda.device_count():
-            raise UsageError(
-                f"device {name!r} does not exist: CUDA devices here: {torch.cuda.device_count()}"
-            )
+            raise UsageError(f"device {name!r} does not exist: CUDA devices here: {torch.cuda.device_count()}")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"device {name!r} cannot be used: no Apple GPU here; take cpu or auto")
     return DeviceChoice(torch.device(name), "asked for")

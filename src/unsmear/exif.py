@@ -95,8 +95,7 @@ def _erase_thumbnail(data: bytearray, order: str, directory: int) -> None:
     try:
         entries, _ = _entries(data, order, directory)
         start, length = (
-            struct.unpack_from(order + "I", data, entries[tag] + 8)[0]
-            for tag in (_THUMBNAIL_OFFSET, _THUMBNAIL_LENGTH)
+            struct.unpack_from(order + "I", data, entries[tag] + 8)[0] for tag in (_THUMBNAIL_OFFSET, _THUMBNAIL_LENGTH)
         )
     except (struct.error, KeyError):  # damaged, or not there; it is unlinked in any case
         return

@@ -107,9 +107,7 @@ def check_header(name: str, file: BinaryIO) -> None:
             raise ImageError("it has several pages; save the wanted one as a file of its own first")
         depth = max(tags.get(_BITS_PER_SAMPLE, (1,)))
     if depth > 8:
-        raise ImageError(
-            f"{depth}-bit pictures are not supported yet; convert it to 8 bits per channel first"
-        )
+        raise ImageError(f"{depth}-bit pictures are not supported yet; convert it to 8 bits per channel first")
 
 
 def is_lossless_webp(file: BinaryIO) -> bool:

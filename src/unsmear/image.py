@@ -216,13 +216,9 @@ def check_fits(picture: Picture, format: str, name: str) -> None:
     """
     limits = FORMATS[format]
     if picture.alpha is not None and not limits.has_alpha:
-        raise ImageError(
-            f"{name}: {format} cannot hold transparency, which the picture has; write .png or .webp"
-        )
+        raise ImageError(f"{name}: {format} cannot hold transparency, which the picture has; write .png or .webp")
     if max(picture.rgb.shape[:2]) > limits.max_side:
-        raise ImageError(
-            f"{name}: {format} pictures have at most {limits.max_side} pixels a side; write .png"
-        )
+        raise ImageError(f"{name}: {format} pictures have at most {limits.max_side} pixels a side; write .png")
     if format == "JPEG" and max(len(picture.exif), len(picture.xmp)) > _MAX_JPEG_METADATA:
         raise ImageError(f"{name}: the metadata of this picture does not fit into a JPEG file; write .png")
 

@@ -142,9 +142,7 @@ class Deblurrer:
             return self._restore_tensor(image, strength, progress)
         return self.restore(image, strength=strength, progress=progress)
 
-    def restore(
-        self, image: np.ndarray, *, strength: float = 1.0, progress: Progress | None = None
-    ) -> np.ndarray:
+    def restore(self, image: np.ndarray, *, strength: float = 1.0, progress: Progress | None = None) -> np.ndarray:
         """Deblur an array of any size.
 
         Where memory runs out all the same, the sides of the tiles are halved and the picture is started
@@ -251,9 +249,7 @@ class Deblurrer:
         x = x.to(torch.float32, memory_format=torch.channels_last) / full
         y = self._network(x)
         if y.shape != x.shape:
-            raise ModelError(
-                f"model {self.name!r} turned {tuple(x.shape)} into {tuple(y.shape)}; the shape must stay"
-            )
+            raise ModelError(f"model {self.name!r} turned {tuple(x.shape)} into {tuple(y.shape)}; the shape must stay")
         if not y.sum().isfinite():  # one number tells of all, without a map of them
             raise ModelError(
                 f"model {self.name!r} gave values that are no finite numbers, nothing was written; check its"
@@ -266,8 +262,7 @@ class Deblurrer:
             return torch.stack([self._restore_tensor(item, strength, progress) for item in image])
         if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ImageError(
-                "a tensor must be floating point (3, H, W) or (B, 3, H, W),"
-                f" not {image.dtype} {tuple(image.shape)}"
+                f"a tensor must be floating point (3, H, W) or (B, 3, H, W), not {image.dtype} {tuple(image.shape)}"
             )
         array = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
         restored = torch.from_numpy(self.restore(array, strength=strength, progress=progress))
@@ -359,6 +354,4 @@ def _check_image(image: np.ndarray) -> None:
 def _is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed; on CPU and MPS PyTorch says so by the words of a RuntimeError only."""
     words = ("DefaultCPUAllocator", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        word in str(error) for word in words
-    )
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

@@ -144,9 +144,7 @@ def tile_weights(starts: list[int], tile: int, index: int) -> np.ndarray:
     return weights
 
 
-def merge_tiles(
-    plan: TilePlan, compute: Callable[[int, int], np.ndarray]
-) -> Iterator[tuple[int, np.ndarray]]:
+def merge_tiles(plan: TilePlan, compute: Callable[[int, int], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     """Compute all tiles, row by row, and yield the blended picture in strips from top to bottom.
 
     Args:
@@ -179,9 +177,7 @@ def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def _all_plans(
-    height: int, width: int, overlap: int, multiple: int, bytes_per_pixel: float
-) -> Iterator[TilePlan]:
+def _all_plans(height: int, width: int, overlap: int, multiple: int, bytes_per_pixel: float) -> Iterator[TilePlan]:
     for rows, tile_height in _divisions(height, overlap, multiple):
         for cols, tile_width in _divisions(width, overlap, multiple):
             tile_bytes = tile_height * tile_width * (bytes_per_pixel + _TILE_BYTES)

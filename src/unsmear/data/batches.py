@@ -30,28 +30,34 @@ class SharpPhotos:
 
     Attributes:
         pictures: (H, W, 3) uint8 each.
-        curriculum: Whether blur grows over the first half of the run; otherwise all strengths are mixed.
+        mixture: Shares of mild, medium and strong blur.
+        curriculum: Whether medium and then strong blur come in over the first half of the run only. Mild blur
+            stays in the mixture: what is learned first must not be forgotten.
     """
 
     pictures: Sequence[np.ndarray]
+    mixture: tuple[float, float, float] = (1.0, 2.0, 1.5)
     curriculum: bool = True
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw crops with something in them, and blur them with one of the three presets."""
         grown = min(1.0, 2 * progress) if self.curriculum else 1.0
-        # Mild blur stays in the mixture: what is learned first must not be forgotten.
-        shares = torch.tensor([1.0, 2 * grown, 2 * max(0.0, grown - 0.3)])
+        growth = torch.tensor([1.0, grown, max(0.0, 1.5 * grown - 0.5)])
+        shares = torch.tensor(self.mixture) * growth
         config, margin = _PRESETS[int(torch.multinomial(shares, 1, generator=rng))]
         crops = torch.stack([self._textured(size + 2 * margin, rng) for _ in range(count)])
         return synthesize(crops.float() / 255, config, rng, margin=margin)
 
     def _textured(self, size: int, rng: torch.Generator) -> Tensor:
         """Sky and bokeh teach little: look a few times for a crop whose gradients exceed 3 gray levels."""
-        for _ in range(4):
-            crop = random_crop(self.pictures[_below(len(self.pictures), rng)], size, rng)
+        for _ in range(3):
+            crop = self._crop(size, rng)
             if crop[1].float().diff(dim=-1).abs().mean() > 3:
-                break
-        return crop
+                return crop
+        return self._crop(size, rng)
+
+    def _crop(self, size: int, rng: torch.Generator) -> Tensor:
+        return random_crop(self.pictures[_below(len(self.pictures), rng)], size, rng)
 
 
 # What lies around a crop is drawn with it, so that what moves in from outside is real.

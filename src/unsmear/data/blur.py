@@ -115,6 +115,7 @@ GOPRO = BlurConfig(
     read_noise=0.02,
     jpeg=0.0,
 )
+PRESETS = {"mild": MILD, "medium": MEDIUM, "strong": STRONG, "gopro": GOPRO}
 
 
 @torch.no_grad()
@@ -149,9 +150,7 @@ def synthesize(
     return blurred, truth
 
 
-def _synthesize_one(
-    batch: Tensor, index: int, config: BlurConfig, seed: int, margin: int
-) -> tuple[Tensor, Tensor]:
+def _synthesize_one(batch: Tensor, index: int, config: BlurConfig, seed: int, margin: int) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     device = batch.device
     size = (batch.shape[2] - 2 * margin, batch.shape[3] - 2 * margin)
@@ -250,9 +249,7 @@ def _draw_object(batch: Tensor, index: int, camera: Camera, rng: torch.Generator
     return torch.cat([camera.to_light(batch[donor].flip(-1)) * (1 - clear), clear[None]])
 
 
-def _expose(
-    planes: list[Tensor], motions: list[Tensor], weights: Tensor, nearness: Tensor, padding: str
-) -> Tensor:
+def _expose(planes: list[Tensor], motions: list[Tensor], weights: Tensor, nearness: Tensor, padding: str) -> Tensor:
     """Weighted average of the sub-frames, a few at a time to keep them in the cache.
 
     Args:
@@ -268,9 +265,7 @@ def _expose(
     x = torch.arange(width, device=device) - (width - 1) / 2
     one = torch.ones_like(nearness)
     # grid_sample counts from -1 to 1 over a plane.
-    unit = torch.tensor(
-        [2 / max(side - 1, 1) for side in (planes[0].shape[2], planes[0].shape[1])], device=device
-    )
+    unit = torch.tensor([2 / max(side - 1, 1) for side in (planes[0].shape[2], planes[0].shape[1])], device=device)
     rest = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 1]], device=device)
     grids = [(motion + rest) * unit for motion in motions]
     bases = [torch.stack([n, one, x * one, y * one]).flatten(1) for n in (nearness, one)]
@@ -345,9 +340,7 @@ def average_frames(frames: Tensor, gamma: float | None = None) -> tuple[Tensor, 
     """
     _check_pictures("average_frames", frames)
     if len(frames) % 2 == 0:
-        raise UsageError(
-            f"average_frames needs an odd number of frames, so that one is the middle; got {len(frames)}"
-        )
+        raise UsageError(f"average_frames needs an odd number of frames, so that one is the middle; got {len(frames)}")
     if gamma is not None and not gamma > 0:
         raise UsageError(f"average_frames: gamma={gamma} must be above 0, or None for plain averaging")
     middle = frames[len(frames) // 2]
@@ -356,9 +349,7 @@ def average_frames(frames: Tensor, gamma: float | None = None) -> tuple[Tensor, 
     return (frames**gamma).mean(0) ** (1 / gamma), middle
 
 
-def contact_sheet(
-    sharp: Tensor, config: BlurConfig, generator: torch.Generator, *, margin: int = 0
-) -> Image.Image:
+def contact_sheet(sharp: Tensor, config: BlurConfig, generator: torch.Generator, *, margin: int = 0) -> Image.Image:
     """Blurs pictures and lays each beside its sharp counterpart, blurred left, one pair a row.
 
     Args:
@@ -371,8 +362,6 @@ def contact_sheet(
         An RGB picture of 2 * W by B * H pixels, plus 2 pixels of white between neighbors.
     """
     blurred, truth = synthesize(sharp, config, generator, margin=margin)
-    rows = functional.pad(
-        torch.cat([functional.pad(blurred, (0, 2), value=1.0), truth], 3), (0, 0, 0, 2), value=1.0
-    )
+    rows = functional.pad(torch.cat([functional.pad(blurred, (0, 2), value=1.0), truth], 3), (0, 0, 0, 2), value=1.0)
     sheet = rows.float().permute(0, 2, 3, 1).flatten(0, 1)[:-2]
     return Image.fromarray(sheet.mul(255).round().byte().cpu().numpy())

@@ -57,6 +57,21 @@ def picture_size(path: Path) -> tuple[int, int]:
         raise _undecodable(path, error) from None
 
 
+def read_picture(path: Path) -> np.ndarray:
+    """Pixels of a picture once upright, (H, W, 3) uint8.
+
+    Raises:
+        ImageError: If it cannot be decoded, or has more than 8 bits of gray.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):  # Pillow would clip them to white
+                raise ValueError("16-bit gray is not supported")
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except Exception as error:
+        raise _undecodable(path, error) from None
+
+
 def default_cache() -> Path:
     """Where decoded pictures are kept, and may be deleted: `$UNSMEAR_CACHE`, or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -126,7 +141,7 @@ class PictureStore(Sequence[np.ndarray]):
             with part.open("xb") as file, ThreadPoolExecutor() as pool:
                 sides: list[int] = []
                 for start in range(0, len(self.files), 16):  # a few at a time, not all in memory
-                    for picture in pool.map(_read, self.files[start : start + 16]):
+                    for picture in pool.map(read_picture, self.files[start : start + 16]):
                         file.write(picture.tobytes())
                         sides += picture.shape[:2]
                 file.write(np.array(sides, "<i8").tobytes())
@@ -161,9 +176,7 @@ _ABANDONED = 3600  # seconds without a write after which no process is at work o
 
 
 def _fingerprint(files: list[Path]) -> str:
-    facts: list[object] = [
-        "upright RGB, sides last"
-    ]  # what the store is made of; new words make old stores void
+    facts: list[object] = ["upright RGB, sides last"]  # what the store is made of; new words make old stores void
     for file in files:
         try:
             status = file.stat()
@@ -171,16 +184,6 @@ def _fingerprint(files: list[Path]) -> str:
             raise ImageError(f"{file}: cannot be read: {error.strerror}") from None
         facts.append((str(file.resolve()), status.st_size, status.st_mtime_ns))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):  # Pillow would clip them to white
-                raise ValueError("16-bit gray is not supported")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except Exception as error:
-        raise _undecodable(path, error) from None
 
 
 def _undecodable(path: Path, error: Exception) -> ImageError:

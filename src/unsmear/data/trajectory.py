@@ -39,9 +39,7 @@ def draw_path(num_axes: int, tremor: float, generator: torch.Generator) -> Tenso
     heading = 2 * math.pi * start + 4 * (bend - 0.5) ** 3 * 8 * time
     speed = 1 + 2 * (haste - 0.5) * time
     signs = torch.rand(max(num_axes - 2, 0), generator=generator).sub(0.5).sign()
-    velocity = (
-        torch.stack([heading.cos(), heading.sin(), *signs[:, None].expand(-1, INSTANTS)], 1) * speed[:, None]
-    )
+    velocity = torch.stack([heading.cos(), heading.sin(), *signs[:, None].expand(-1, INSTANTS)], 1) * speed[:, None]
     knots = int(torch.randint(4, 17, (1,), generator=generator))
     wander = torch.randn(1, num_axes, knots, generator=generator)
     wander = functional.interpolate(wander, INSTANTS, mode="linear", align_corners=True)[0].T

@@ -91,9 +91,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
         path = shipped
     elif not path.is_file():
         what = "no such file" if path.suffix == ".safetensors" or len(path.parts) > 1 else "unknown model"
-        raise UsageError(
-            f"{what} {str(name_or_path)!r}: choose one of {', '.join(MODELS)}, or give a weights file"
-        )
+        raise UsageError(f"{what} {str(name_or_path)!r}: choose one of {', '.join(MODELS)}, or give a weights file")
     name, config, tensors = read_weights(path)
     try:
         network = create_model(name, **config)
@@ -105,7 +103,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
     if wrong:
         raise ModelError(f"{path}: weights do not fit {name!r}; first wrong names: {', '.join(wrong[:3])}")
     network.load_state_dict(tensors)
-    return network.eval().to(device=device, memory_format=torch.channels_last)
+    return network.eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def save_model(

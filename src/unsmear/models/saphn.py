@@ -15,6 +15,7 @@ Spatial sizes must be multiples of `size_multiple`. Values in and out are sRGB-e
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -206,8 +207,7 @@ class Decoder(nn.Module):
             for w in reversed(widths)
         )
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(w, v, 4, stride=2, padding=1)
-            for w, v in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            nn.ConvTranspose2d(w, v, 4, stride=2, padding=1) for w, v in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.last = nn.Conv2d(widths[0], 3 * config.unshuffle**2, 3, padding=1)
         if config.residual:
@@ -243,7 +243,7 @@ class SAPHN(nn.Module):
         self.encoders = nn.ModuleList(Encoder(w, config) for w in widths)
         self.decoders = nn.ModuleList(Decoder(w, config) for w in widths)
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
-            Attention(upper[-1], lower[-1], config) for upper, lower in zip(widths, widths[1:], strict=False)
+            Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
 
     @property
@@ -288,8 +288,10 @@ class SAPHN(nn.Module):
                 residual = _stitch(residual, above)
             if self.config.residual:
                 estimate = estimate + residual
-            else:  # the base model: levels above 1 correct the blurred picture, level 1 makes the sharp one
-                estimate = residual if level == 1 else blurred + residual
+            elif level > 1:  # the base model: lower levels correct the blurred picture, level 1 makes the sharp one
+                estimate = blurred + residual
+            else:
+                estimate = residual
             estimates.append(functional.pixel_shuffle(estimate, size) + 0.5)
         return estimates
 

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 
-def global_attention(
-    x: Tensor, gather: Tensor, distribute: Tensor, gate_weight: Tensor, gate_bias: Tensor
-) -> Tensor:
+def global_attention(x: Tensor, gather: Tensor, distribute: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tensor:
     """Attend to all pixels of `x` through a cluster of attention maps (Eqs. 1-6).
 
     Args:
@@ -33,9 +31,7 @@ def global_attention(
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    return distribute_descriptors(gather_descriptors(x, gather, gate_weight, gate_bias), distribute).to(
-        x.dtype
-    )
+    return distribute_descriptors(gather_descriptors(x, gather, gate_weight, gate_bias), distribute).to(x.dtype)
 
 
 def gather_descriptors(x: Tensor, gather: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tensor:
@@ -54,9 +50,7 @@ def gather_descriptors(x: Tensor, gather: Tensor, gate_weight: Tensor, gate_bias
         ValueError: If the shapes do not fit each other.
     """
     if x.ndim != 4 or gather.ndim != 4 or x.shape[0] != gather.shape[0] or x.shape[2:] != gather.shape[2:]:
-        raise ValueError(
-            f"x {tuple(x.shape)} and gather {tuple(gather.shape)} must share batch, height and width"
-        )
+        raise ValueError(f"x {tuple(x.shape)} and gather {tuple(gather.shape)} must share batch, height and width")
     if gate_weight.shape != (x.shape[1], x.shape[1]) or gate_bias.shape != (x.shape[1],):
         raise ValueError(f"the gate must map the {x.shape[1]} channels of x onto themselves")
     with _no_autocast(x.device):

@@ -30,9 +30,7 @@ def _run(kernel: Callable[..., None], tasks: int, *args: Tensor | int) -> None:
     """Call kernel(*args, first, last) for slices of range(tasks), on as many threads as torch uses."""
     flat = [arg.reshape(-1).numpy() if isinstance(arg, Tensor) else arg for arg in args]
     threads = torch.get_num_threads()
-    num = (
-        1 if threads == 1 else min(tasks, 4 * threads)
-    )  # 4: the others take over from a thread that is held up
+    num = 1 if threads == 1 else min(tasks, 4 * threads)  # 4: the others take over from a thread that is held up
     slices = deque((n * tasks // num, (n + 1) * tasks // num) for n in range(num))
 
     def work() -> None:
@@ -90,9 +88,7 @@ def _chunks(weight: Tensor) -> Tensor:
     return taps.unflatten(1, (-1, _lanes(taps))).transpose(0, 1).contiguous()
 
 
-def depthwise(
-    x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False
-) -> Tensor:
+def depthwise(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
     """Eq. 7 with weight (C, 1, k, k); transposed, the gradient of x, given that of the output as x."""
     k, channels, (height, width) = weight.shape[-1], x.shape[1], x.shape[2:]
     source, factors = _fill(_last(x)), _last(kernel)

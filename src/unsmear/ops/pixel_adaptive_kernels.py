@@ -93,9 +93,7 @@ def depthwise(k: int, transposed: bool) -> Callable[..., None]:
                                 else:
                                     factor = broadcast(factors, pixel * taps + t)
                                 factor = multiply(factor, load(weight, (n * taps + t) * lanes))
-                                total = multiply_add(
-                                    factor, load(padded, (n * rows * wide + at) * lanes), total
-                                )
+                                total = multiply_add(factor, load(padded, (n * rows * wide + at) * lanes), total)
                         store(out, pixel * channels + n * lanes, total)
 
     return kernel
@@ -186,9 +184,7 @@ def full_gradients(panels: int) -> Callable[..., None]:
     tile = PRODUCT_SUMS // panels
 
     @compiled
-    def kernel(
-        grad, x, factors, weight, grad_x, grad_factors, height, width, c_in, c_out, k, turn, first, last
-    ):
+    def kernel(grad, x, factors, weight, grad_x, grad_factors, height, width, c_in, c_out, k, turn, first, last):
         lanes = VECTOR_BYTES // x.itemsize
         panel, room = panels * lanes, (tile + lanes - 1) // lanes * lanes
         r, taps = k // 2, k * k

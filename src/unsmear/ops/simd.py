@@ -17,9 +17,7 @@ from numba.extending import intrinsic, register_model
 
 _FEATURES = binding.get_host_cpu_features()
 # The width of a register, and how many of them `product` sums in, leaving room for its operands.
-VECTOR_BYTES, PRODUCT_SUMS = (
-    (64, 16) if _FEATURES.get("avx512f") else (32, 12) if _FEATURES.get("avx2") else (16, 16)
-)
+VECTOR_BYTES, PRODUCT_SUMS = (64, 16) if _FEATURES.get("avx512f") else (32, 12) if _FEATURES.get("avx2") else (16, 16)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,9 +178,7 @@ def totals(typing, array, index):
 
 
 @_operation
-def product(
-    typing, panels, rows, count, a, a_at, a_row, a_step, b, b_at, b_step, out, out_at, out_row, f, f_at, f_row
-):
+def product(typing, panels, rows, count, a, a_at, a_row, a_step, b, b_at, b_step, out, out_at, out_row, f, f_at, f_row):
     """Matrix product of `PRODUCT_SUMS / panels` rows by `panels` registers, with all sums in registers.
 
     z[m, :] = sum over q < count of a[a_at + m * a_row + q * a_step] * b[b_at + q * b_step :], then
@@ -241,9 +237,7 @@ def product(
 
 
 @_operation
-def correlate(
-    typing, k, panels, count, g, g_at, g_step, x, x_at, x_step, f, f_at, w, w_at, p, p_at, s, s_at, fresh
-):
+def correlate(typing, k, panels, count, g, g_at, g_step, x, x_at, x_step, f, f_at, w, w_at, p, p_at, s, s_at, fresh):
     """The gradients of k neighbors among k * k taps for a run of pixels, summed over pixels in registers.
 
     For pixel m < count, register n < panels and tap t < k, with taps = k * k, let
@@ -278,9 +272,7 @@ def correlate(
         def step(m, sums):
             lefts = [read(g_type, g, g_at, m, g_step, n * lanes) for n in range(num)]
             rights = [read(x_type, x, x_starts[n], m, lanes, t * lanes) for n, t in pairs]
-            both = {
-                (n, t): builder.fmul(lefts[n], right) for (n, t), right in zip(pairs, rights, strict=True)
-            }
+            both = {(n, t): builder.fmul(lefts[n], right) for (n, t), right in zip(pairs, rights, strict=True)}
             factors = [builder.load(place(f_type, f, f_at, m, taps, t)) for t in range(width)]
             factors = [_broadcast(builder, factor, vector) for factor in factors]
             for t in range(width):
@@ -290,8 +282,7 @@ def correlate(
                     total = _multiply_add(builder, both[n, t], filters[n, t], total)
                 _store(builder, slot, total, vector)
             return [
-                _multiply_add(builder, both[n, t], factors[t], total)
-                for (n, t), total in zip(pairs, sums, strict=True)
+                _multiply_add(builder, both[n, t], factors[t], total) for (n, t), total in zip(pairs, sums, strict=True)
             ]
 
         results = _loop(builder, count, [_load(builder, slot, vector) for slot in slots], step)

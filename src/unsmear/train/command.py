@@ -54,6 +54,8 @@ def configure(recipe: str, settings: Sequence[str]) -> TrainConfig:
             value = text
         if isinstance(known[name], float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        if isinstance(known[name], tuple) and isinstance(value, list):
+            value = tuple(value)
         if known[name] is not None and type(value) is not type(known[name]):
             raise UsageError(f"--set {setting!r}: {name} is of another type, such as {json.dumps(known[name])}")
         changes[name] = value
@@ -116,7 +118,7 @@ def run_training(
     photos = [p for p in photos if p not in set(held_out)]
     if photos:
         rest = max(0.0, 1 - sum(share for _, share in sources)) or 1.0
-        sources.append((SharpPhotos(PictureStore(photos, cache), config.curriculum), rest))
+        sources.append((SharpPhotos(PictureStore(photos, cache), config.mixture, config.curriculum), rest))
     sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED], cache)] if held_out else []
     _write_config(config, data, out)
     with _logging(out, tensorboard) as write:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -102,10 +102,10 @@ def train(
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_gpu)
     torch.manual_seed(config.seed)
     plain = load_model(config.init) if config.init else create_model(config.model, **config.overrides)
-    plain = plain.train().to(accelerator.device, memory_format=torch.channels_last)
+    plain = plain.train().to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     plain.checkpoint_activations = config.checkpoint_activations
     average = AveragedModel(plain, multi_avg_fn=_warm_average(config.ema)).requires_grad_(False)
-    optimizers = _optimizers(plain, config)
+    optimizers = make_optimizers(plain, config)
     levels, *prepared = accelerator.prepare(_Levels(plain), *optimizers)
     run = torch.compile(levels) if config.compile else levels
     progress = Progress()
@@ -122,7 +122,7 @@ def train(
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
             notes = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
-            save_model(average.module, out / "weights.safetensors", notes=notes)
+            save_model(cast(SAPHN, average.module), out / "weights.safetensors", notes=notes)
         save_checkpoint(accelerator, out / "checkpoints", progress.step)
 
     batches = Batches(
@@ -185,7 +185,8 @@ def train(
     return progress
 
 
-def _optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a run: one, or Muon beside AdamW."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
         return [torch.optim.Adam(network.parameters(), lr=rate)]
@@ -202,7 +203,8 @@ def _warm_average(decay: float) -> Callable[..., None]:
     @torch.no_grad()
     def update(average: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
         count = float(num_averaged)
-        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + count) / (10 + count)))
+        for mean, value in zip(average, current, strict=True):
+            mean.lerp_(value, 1 - min(decay, (1 + count) / (10 + count)))
 
     return update
 

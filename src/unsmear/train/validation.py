@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from unsmear.data.blur import MEDIUM, MILD, STRONG, synthesize
+from unsmear.data.blur import PRESETS, synthesize
 from unsmear.restore import Deblurrer
 
-STRENGTHS = {"mild": MILD, "medium": MEDIUM, "strong": STRONG}
+STRENGTHS = ("mild", "medium", "strong")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def blurred_pair(sharp: np.ndarray, strength: str, seed: int) -> tuple[np.ndarra
         seed: Seed of the blur.
     """
     batch = torch.from_numpy(np.array(sharp)).permute(2, 0, 1)[None].float() / 255
-    pair = synthesize(batch, STRENGTHS[strength], torch.Generator().manual_seed(seed))
+    pair = synthesize(batch, PRESETS[strength], torch.Generator().manual_seed(seed))
     blurred, truth = ((t[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy() for t in pair)
     return blurred, truth
 
