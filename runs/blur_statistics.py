@@ -22,12 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unsmear.data.blur import GOPRO, MEDIUM, MILD, STRONG, BlurConfig, average_frames, synthesize
+from unsmear.data.blur import PRESETS, BlurConfig, average_frames, synthesize
 from unsmear.data.pairs import find_pairs
 from unsmear.data.store import list_pictures
 
 Pair = tuple[np.ndarray, np.ndarray]
-PRESETS = {"MILD": MILD, "MEDIUM": MEDIUM, "STRONG": STRONG, "GOPRO": GOPRO}
 QUANTILES = (0.5, 0.75, 0.9, 0.99, 0.999)
 EDGES = np.linspace(0, 362, 3621)  # gray levels, up to the largest gradient
 PATCH = 192
@@ -202,14 +201,14 @@ def main() -> None:
     if args.check:
         check([sharp for pairs in sources.values() for _, sharp in pairs])
         return
-    total = {name: Statistics() for name in ("real", *PRESETS)}
+    total = {name: Statistics() for name in ("real", *map(str.upper, PRESETS))}
     for source, pairs in sources.items():
         print(f"\n{len(pairs)} {source}\n")
         ratios = "gradient ratios, 50 75 90 99 99.9 %"
         print(f"| blur | PSNR, mean | median | range | {ratios} | extent, 5 25 50 75 95 % |")
         print("| --- | --- | --- | --- | --- | --- |")
         sharp = [pair[1] for pair in pairs]
-        made = {name: synthetic(sharp, config, args.draws) for name, config in PRESETS.items()}
+        made = {name.upper(): synthetic(sharp, config, args.draws) for name, config in PRESETS.items()}
         for name, blurred in {"real": pairs, **made}.items():
             found = Statistics()
             for pair in blurred:

@@ -1,7 +1,8 @@
 """Blur synthesis: alignment, light, oracles by hand, and every size."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +299,15 @@ def test_gopro_preset_blurs_strongly_nearly_always() -> None:
     gopro, strong = of_pairs(GOPRO), of_pairs(STRONG)
     assert max(gopro) < max(strong) - 3
     assert sum(value < 25 for value in gopro) >= 30
+
+
+def test_page_about_blur_tells_the_presets_as_they_are() -> None:
+    page = (Path(__file__).parents[1] / "docs/blur.md").read_text(encoding="utf-8")
+    rows = {row[1].strip("` "): row[4:-1] for row in (line.split("|") for line in page.splitlines()) if len(row) == 9}
+    for field in fields(BlurConfig):
+        values = [getattr(preset, field.name) for preset in (MILD, MEDIUM, STRONG, GOPRO)]
+        told = [" to ".join(f"{x:g}" for x in (v if isinstance(v, tuple) else (v,))) for v in values]
+        assert [cell.strip() for cell in rows[field.name]] == told, field.name
 
 
 # Sizes, types, mistakes

@@ -108,7 +108,7 @@ def run_training(
             sources.append((VideoFrames(PictureStore(list_pictures(folder), cache)), config.frame_share))
         else:
             found = find_pairs(folder)
-            notice(f"{folder}: {len(found.pairs)} pairs, {found.layout}, {found.variant or 'one variant'}")
+            notice(f"{folder}: {len(found.pairs)} pairs, x")
             check_sizes(found.pairs)
             blurred, sharp = (
                 PictureStore([getattr(pair, side) for pair in found.pairs], cache) for side in ("blurred", "sharp")

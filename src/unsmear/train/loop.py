@@ -136,7 +136,7 @@ def train(
     for blurred, sharp in _loader(batches, progress.step, config.workers, accelerator.device):
         for optimizer in prepared:
             for group in optimizer.param_groups:
-                group["lr"] = config.rate(progress.step)
+                group["lr"] = config.rate(progress.step) * group.get("rate_share", 1.0)
         blurred = blurred.to(accelerator.device, non_blocking=True, memory_format=torch.channels_last)
         sharp = sharp.to(accelerator.device, non_blocking=True)
         with accelerator.autocast():
@@ -191,10 +191,10 @@ def make_optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim
     if config.optimizer == "adam":
         return [torch.optim.Adam(network.parameters(), lr=rate)]
     matrices, others = split_parameters(network) if config.optimizer == "muon" else ([], network.parameters())
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=decay)
-    ]
-    return [Muon(matrices, lr=rate, weight_decay=decay), *optimizers] if matrices else optimizers
+    # Beside Muon, the first and last layers and the depthwise filters at the full rate make the loss jump.
+    group = {"params": list(others), "rate_share": 0.5 if matrices else 1.0}
+    adamw = torch.optim.AdamW([group], lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+    return [Muon(matrices, lr=rate, weight_decay=decay), adamw] if matrices else [adamw]
 
 
 def _warm_average(decay: float) -> Callable[..., None]:
