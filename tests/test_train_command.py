@@ -44,7 +44,7 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
     arguments += ["--set", "frame_share=0.3", "--set", "pair_share=0.3"]
     first = unsmear(*arguments, "--minutes", "0.001")
     assert first.returncode == 0, first.stderr
-    assert "2 pairs, GoPro, blur" in first.stderr
+    assert "GoPro (blur), train: 2 pairs" in first.stderr
     assert "stopped, go on with --resume" in first.stderr
 
     again = unsmear(*arguments)

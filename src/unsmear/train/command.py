@@ -108,7 +108,7 @@ def run_training(
             sources.append((VideoFrames(PictureStore(list_pictures(folder), cache)), config.frame_share))
         else:
             found = find_pairs(folder)
-            notice(f"{folder}: {len(found.pairs)} pairs, x")
+            notice(f"{folder}: {found}")
             check_sizes(found.pairs)
             blurred, sharp = (
                 PictureStore([getattr(pair, side) for pair in found.pairs], cache) for side in ("blurred", "sharp")
