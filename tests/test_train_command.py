@@ -82,11 +82,11 @@ def test_mistakes_get_one_line(tmp_path, arguments, message):
 
 
 def test_settings_change_the_recipe():
-    config = configure("default", ["steps=7", "mixture=[1,0,0]", "init=saphn-s", 'overrides={"levels": 1}', "clip=1"])
-    assert (config.steps, config.mixture, config.init, config.overrides) == (7, (1, 0, 0), "saphn-s", {"levels": 1})
+    config = configure("default", ["steps=7", "mixture=[1,0,0,2]", "init=saphn-s", 'overrides={"levels": 1}', "clip=1"])
+    assert (config.steps, config.mixture, config.init, config.overrides) == (7, (1, 0, 0, 2), "saphn-s", {"levels": 1})
     assert config.clip == 1.0
-    with pytest.raises(UsageError, match="mixture must be three shares"):
-        configure("default", ["mixture=[0,0,0]"])
+    with pytest.raises(UsageError, match="mixture must be four shares"):
+        configure("default", ["mixture=[0,0,0,1]"])
 
 
 def test_synth_draws_a_sheet(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unsmear.data.blur import MEDIUM, MILD, STRONG, average_frames, synthesize
+from unsmear.data.blur import GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
 from unsmear.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -30,19 +30,20 @@ class SharpPhotos:
 
     Attributes:
         pictures: (H, W, 3) uint8 each.
-        mixture: Shares of mild, medium and strong blur.
-        curriculum: Whether medium and then strong blur come in over the first half of the run only. Mild blur
-            stays in the mixture: what is learned first must not be forgotten.
+        mixture: Shares of the presets mild, medium, strong and gopro.
+        curriculum: Whether medium blur and then the two strong ones come in over the first half of the run
+            only. Mild blur stays in the mixture: what is learned first must not be forgotten.
     """
 
     pictures: Sequence[np.ndarray]
-    mixture: tuple[float, float, float] = (1.0, 2.0, 1.5)
+    mixture: tuple[float, float, float, float] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
-        """Draw crops with something in them, and blur them with one of the three presets."""
+        """Draw crops with something in them, and blur them with one of the presets."""
         grown = min(1.0, 2 * progress) if self.curriculum else 1.0
-        growth = torch.tensor([1.0, grown, max(0.0, 1.5 * grown - 0.5)])
+        late = max(0.0, 1.5 * grown - 0.5)
+        growth = torch.tensor([1.0, grown, late, late])
         shares = torch.tensor(self.mixture) * growth
         config, margin = _PRESETS[int(torch.multinomial(shares, 1, generator=rng))]
         crops = torch.stack([self._textured(size + 2 * margin, rng) for _ in range(count)])
@@ -61,7 +62,7 @@ class SharpPhotos:
 
 
 # What lies around a crop is drawn with it, so that what moves in from outside is real.
-_PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40))
+_PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40), (GOPRO, 40))
 
 
 @dataclass(frozen=True)

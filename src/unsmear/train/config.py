@@ -38,8 +38,8 @@ class TrainConfig:
         precision: "no" (float32), "bf16" or "fp16" autocast.
         checkpoint_activations: Whether to recompute levels in the backward pass instead of keeping them.
         compile: Whether to compile the network (worth it on a GPU).
-        mixture: Shares of mild, medium and strong synthetic blur.
-        curriculum: Whether medium and strong blur come in over the first half of the steps only.
+        mixture: Shares of the presets mild, medium, strong and gopro of synthetic blur.
+        curriculum: Whether medium blur and then the two strong presets come in over the first half of the steps only.
         frame_share: Share of batches from averaged video frames, where such data is given.
         pair_share: Share of batches from real pairs, where such data is given.
         seed: Seed of everything random.
@@ -71,7 +71,7 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_activations: bool = False
     compile: bool = False
-    mixture: tuple[float, float, float] = (1.0, 2.0, 1.5)
+    mixture: tuple[float, float, float, float] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
     frame_share: float = 0.25
     pair_share: float = 1.0
@@ -91,8 +91,8 @@ class TrainConfig:
         for name in ("learning_rate", "weight_decay", "lower_weight", "frequency_weight", "clip", "warmup"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if len(self.mixture) != 3 or min(self.mixture) < 0 or self.mixture[0] <= 0:
-            raise UsageError(f"mixture must be three shares, the first above 0, not {self.mixture}")
+        if len(self.mixture) != 4 or min(self.mixture) < 0 or self.mixture[0] <= 0:
+            raise UsageError(f"mixture must be four shares, the first above 0, not {self.mixture}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")

@@ -189,11 +189,11 @@ def make_optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim
     """The optimizers of a run: one, or Muon beside AdamW."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
-        return [torch.optim.Adam(network.parameters(), lr=rate)]
+        return [torch.optim.Adam(network.parameters(), lr=rate, fused=True)]
     matrices, others = split_parameters(network) if config.optimizer == "muon" else ([], network.parameters())
     # Beside Muon, the first and last layers and the depthwise filters at the full rate make the loss jump.
     group = {"params": list(others), "rate_share": 0.5 if matrices else 1.0}
-    adamw = torch.optim.AdamW([group], lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+    adamw = torch.optim.AdamW([group], lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
     return [Muon(matrices, lr=rate, weight_decay=decay), adamw] if matrices else [adamw]
 
 
