@@ -13,6 +13,8 @@ from unsmear.checkpoint import read_weights
 from unsmear.cost import count_macs
 from unsmear.errors import ModelError, UsageError
 from unsmear.models import count_parameters, save_model, shipped_weights
+from unsmear.models.explain import explain
+from unsmear.models.saphn import Attention
 
 SMALL = {"widths": (6, 8, 8), "lower_widths": None, "encoder_blocks": 1, "decoder_blocks": 1}
 VARIANTS = [
@@ -129,11 +131,11 @@ def test_levels_see_their_patches_only():
     h, w = x.shape[2] // 2, x.shape[3] // 2
     changed[..., :h, :w] += 0.1
     with torch.no_grad():
-        from unsmear.models.saphn import _stitch, _to_patches
+        from unsmear.models.saphn import stitch, to_patches
 
-        first, second = (network.encoders[2](_to_patches(t, 3))[-1] for t in (x, changed))
+        first, second = (network.encoders[2](to_patches(t, 3))[-1] for t in (x, changed))
     assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [False, True, True, True]
-    torch.testing.assert_close(_stitch(_stitch(_to_patches(x, 3), 3), 2), x, rtol=0, atol=0)
+    torch.testing.assert_close(stitch(stitch(to_patches(x, 3), 3), 2), x, rtol=0, atol=0)
 
 
 def test_paper_preset_has_the_counted_size():
@@ -246,3 +248,32 @@ def test_a_model_without_weights_says_so(name):
     if shipped_weights(name) is None:
         with pytest.raises(ModelError, match="ships without weights"):
             load_model(name)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_the_network_explains_itself(levels):
+    network = awake(create_model("saphn", **SMALL | {"levels": levels}))
+    x = picture(network, batch=2, rows=2, columns=2)
+    told = explain(network, x)
+    with torch.no_grad():
+        torch.testing.assert_close(told.output, network(x))  # and no hook is left behind
+    torch.testing.assert_close(x + sum(told.residuals), told.output)
+    assert len(told.residuals) == levels
+    attentions = [n for n, m in network.named_modules() if isinstance(m, Attention)]
+    assert list(told.gather) == list(told.distribute)
+    assert sorted(told.gather) == sorted(attentions)
+    scales = {tuple(s // 2**i for s in x.shape[2:]) for i in range(3)}
+    for name in attentions:
+        assert tuple(told.gather[name].shape[2:]) in scales
+        patches = len(told.gather[name]) * 2 ** (level_of(name) - 1)
+        torch.testing.assert_close(
+            told.gather[name].sum((0, 2, 3)), torch.full((len(told.gather[name][0]),), patches * 1.0)
+        )
+        torch.testing.assert_close(told.distribute[name].sum(1), torch.ones_like(told.distribute[name][:, 0]))
+    assert all(k.shape[:2] == (2, 25) and k.min() >= 0 and k.max() <= 2 for k in told.kernels.values())
+
+
+def level_of(name):
+    """The level whose patches a module works on."""
+    part, number = name.split(".")[:2]
+    return max(1, int(number)) if part == "decoders" else int(number) + 1

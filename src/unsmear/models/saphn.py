@@ -115,29 +115,36 @@ class Attention(nn.Module):
         return distribute_descriptors(descriptors, self.distribute(x)).to(x.dtype)  # Eqs. 5-6
 
 
+class KernelMap(nn.Conv2d):
+    """The kernel generation function of section 2.2: a convolution that makes K of Eq. 7, one before training."""
+
+    def __init__(self, channels: int, config: SAPHNConfig) -> None:
+        side = config.generator_kernel
+        super().__init__(channels, config.kernel_size**2, side, padding=side // 2)
+        self.bounded = config.bounded_kernels
+        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.bias, 0.0 if self.bounded else 1.0)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Factors (B, k*k, H, W) for the taps of every pixel, made from its features (B, C, H, W)."""
+        kernel = super().forward(x)
+        return 2 * torch.sigmoid(kernel) if self.bounded else kernel
+
+
 class PixelDependentFilter(nn.Module):
     """A learned filter, modulated at every pixel by a kernel made from the features there (section 2.2)."""
 
     def __init__(self, channels: int, config: SAPHNConfig) -> None:
         super().__init__()
         k, depthwise = config.kernel_size, config.filters == "depthwise"
-        side = config.generator_kernel
-        self.generate = nn.Conv2d(channels, k * k, side, padding=side // 2)
-        self.bounded = config.bounded_kernels
-        nn.init.zeros_(self.generate.weight)
-        nn.init.constant_(self.generate.bias, 0.0 if self.bounded else 1.0)  # type: ignore[arg-type]
+        self.generate = KernelMap(channels, config)
         self.weight = nn.Parameter(torch.empty(channels, 1 if depthwise else channels, k, k))
         nn.init.dirac_(self.weight, groups=channels if depthwise else 1)
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter `x` (B, C, H, W) by Eq. 7."""
-        return pixel_adaptive_conv2d(x, self.kernel_map(x), self.weight, self.bias)
-
-    def kernel_map(self, x: Tensor) -> Tensor:
-        """K of Eq. 7, (B, k*k, H, W): one before training, which makes the filter an ordinary convolution."""
-        kernel = self.generate(x)
-        return 2 * torch.sigmoid(kernel) if self.bounded else kernel
+        return pixel_adaptive_conv2d(x, self.generate(x), self.weight, self.bias)
 
 
 class ContentAwareModule(nn.Module):
@@ -275,17 +282,17 @@ class SAPHN(nn.Module):
         lower: Tensor | None = None
         estimates = []
         for level in range(self.config.levels, 0, -1):
-            features = self._run(self.encoders[level - 1], _to_patches(estimate, level))
+            features = self._run(self.encoders[level - 1], to_patches(estimate, level))
             if lower is not None:
                 attended = self.merges[level - 1](features[-1], lower)
                 attended = attended + lower if self.config.merge == "add+attention" else attended
                 features[-1] = features[-1] + attended
             if level > 1:  # the decoder sees the patches of the level above
-                features = [_stitch(f, level) for f in features]
+                features = [stitch(f, level) for f in features]
             lower = features[-1]
             residual = self._run(self.decoders[level - 1], features)
             for above in range(level - 1, 1, -1):
-                residual = _stitch(residual, above)
+                residual = stitch(residual, above)
             if self.config.residual:
                 estimate = estimate + residual
             elif level > 1:  # the base model: lower levels correct the blurred picture, level 1 makes the sharp one
@@ -305,11 +312,13 @@ class SAPHN(nn.Module):
 # are folded into the batch.
 
 
-def _to_patches(x: Tensor, level: int) -> Tensor:
+def to_patches(x: Tensor, level: int) -> Tensor:
+    """Cut (B, C, H, W) into the patches of a level, (2**(level-1) * B, C, h, w)."""
     for number in range(2, level + 1):
         x = torch.cat(x.chunk(2, dim=2 + number % 2))
     return x
 
 
-def _stitch(x: Tensor, level: int) -> Tensor:
+def stitch(x: Tensor, level: int) -> Tensor:
+    """Join the patches of a level to those of the level above."""
     return torch.cat(x.chunk(2), dim=2 + level % 2)
