@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("accelerate")
 
@@ -229,6 +230,8 @@ def test_validation_scores_the_average_and_keeps_training_bits(tmp_path):
     scored = [row["validation"] for row in rows if "validation" in row]
     assert len(scored) == 2
     assert set(scored[0]) == {"mild", "medium", "strong", "sharp"}
+    with Image.open(tmp_path / "validated" / "pictures" / "step-00000008.png") as sheet:
+        assert sheet.size == (3 * 48, 40)
     train(TINY, source(), tmp_path / "plain")
     assert_same_weights(tmp_path / "validated", tmp_path / "plain")
 

@@ -125,9 +125,9 @@ class KernelMap(nn.Conv2d):
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, 0.0 if self.bounded else 1.0)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Factors (B, k*k, H, W) for the taps of every pixel, made from its features (B, C, H, W)."""
-        kernel = super().forward(x)
+        kernel = super().forward(input)
         return 2 * torch.sigmoid(kernel) if self.bounded else kernel
 
 

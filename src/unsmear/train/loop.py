@@ -76,8 +76,8 @@ def train(
 ) -> Progress:
     """Train a network.
 
-    Writes `out/weights.safetensors` (the averaged weights, at every checkpoint) and `out/checkpoints`. Started by
-    `accelerate launch` or `torchrun`, every process draws its own batches.
+    Writes `out/weights.safetensors` (the averaged weights, at every checkpoint), `out/checkpoints`, and a sheet of
+    pictures at every validation. Started by `accelerate launch` or `torchrun`, every process draws its own batches.
 
     Args:
         config: The run.
@@ -172,8 +172,11 @@ def train(
             log(meter.row(progress.step, config, before, now - began))
         if validation is not None and progress.step % config.validate_every == 0:
             if accelerator.is_main_process:
-                scores = summarize(validation.score(Deblurrer(average.module, device=str(accelerator.device))))
-                log({"step": progress.step, "validation": scores})
+                deblurrer = Deblurrer(average.module, device=str(accelerator.device))
+                log({"step": progress.step, "validation": summarize(validation.score(deblurrer))})
+                pictures = out / "pictures"
+                pictures.mkdir(parents=True, exist_ok=True)
+                validation.sheet(deblurrer).save(pictures / f"step-{progress.step:08d}.png")
             accelerator.wait_for_everyone()
         is_last = progress.step == config.steps or (minutes is not None and now - began > 60 * minutes)
         is_last, is_due = _agree(accelerator, is_last, now - last_save > 60 * config.save_every)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL import Image
 
 from unsmear.data.blur import PRESETS, synthesize
 from unsmear.restore import Deblurrer
@@ -50,6 +51,17 @@ class Validation:
         for name, pairs in self.sets().items():
             scores[name] = [Score(psnr(b, s), psnr(deblurrer.restore(b), s)) for b, s in pairs]
         return scores
+
+    def sheet(self, deblurrer: Deblurrer, count: int = 4) -> Image.Image:
+        """The first pictures to look at: blurred, restored and sharp side by side, one medium blur a row."""
+        rows = [np.hstack([b, deblurrer.restore(b), s]) for b, s in self.sets()["medium"][:count]]
+        height, width = sum(len(row) for row in rows), max(row.shape[1] for row in rows)
+        sheet = Image.new("RGB", (width, height), "white")
+        top = 0
+        for row in rows:
+            sheet.paste(Image.fromarray(row), (0, top))
+            top += len(row)
+        return sheet
 
     def sets(self) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         """All pictures to score, (blurred, sharp) by the name of their set; blur is made once and kept."""
