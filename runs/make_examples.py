@@ -16,10 +16,10 @@ from PIL import Image
 from unsmear.data.blur import MEDIUM, synthesize
 
 EXAMPLES = {  # file: (original, motion in pixels, seed)
-    "airplane": ("kodak-12.png", 6.0, 1),
-    "houses": ("kodak-22.png", 7.0, 3),
-    "lighthouse": ("kodak-13.png", 8.0, 4),
-    "motocross": ("kodak-19.png", 5.0, 0),
+    "airplane": ("kodak-12.png", 4.0, 1),
+    "houses": ("kodak-22.png", 3.0, 3),
+    "lighthouse": ("kodak-13.png", 5.0, 4),
+    "motocross": ("kodak-19.png", 4.0, 0),
 }
 
 
