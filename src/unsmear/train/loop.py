@@ -35,7 +35,7 @@ class Progress:
 
     Attributes:
         step: Optimizer steps done.
-        seconds: Time spent in training, of all sessions together.
+        seconds: Time spent in training, before and after every resume.
         bad_steps: Steps in a row that were not finite.
     """
 
