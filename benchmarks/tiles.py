@@ -7,11 +7,12 @@ see).
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from unsmear import Deblurrer
+from unsmear.data.store import read_picture
 from unsmear.train.validation import psnr
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     whole, tiled = Deblurrer(args.model, memory_gib=8), Deblurrer(args.model, memory_gib=args.memory)
     for name in args.pictures:
-        picture = np.array(Image.open(name).convert("RGB"))
+        picture = read_picture(Path(name))
         plan = tiled.plan(*picture.shape[:2])
         first, second = whole.restore(picture), tiled.restore(picture)
         steps = np.abs(np.diff(second.astype(np.float32) - first, axis=1)).mean((0, 2))

@@ -6,10 +6,10 @@ python runs/make_before_after.py examples docs/before-after.png
 import argparse
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from unsmear import Deblurrer
+from unsmear.data.store import read_picture
 
 SIZE, ZOOM, GAP = 170, 2, 6
 DETAILS = {"houses": (470, 330), "motocross": (330, 60), "airplane": (70, 130)}  # left and top of each detail
@@ -25,7 +25,7 @@ def main() -> None:
     side = SIZE * ZOOM
     sheet = Image.new("RGB", (len(DETAILS) * (side + GAP) - GAP, 2 * side + GAP), "white")
     for column, (name, (left, top)) in enumerate(DETAILS.items()):
-        blurred = np.array(Image.open(args.examples / f"{name}.png").convert("RGB"))
+        blurred = read_picture(args.examples / f"{name}.png")
         for row, picture in enumerate((blurred, deblurrer.restore(blurred))):
             detail = Image.fromarray(picture[top : top + SIZE, left : left + SIZE])
             sheet.paste(

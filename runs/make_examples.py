@@ -9,11 +9,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from unsmear.data.blur import MEDIUM, synthesize
+from unsmear.data.store import read_picture
 
 EXAMPLES = {  # file: (original, motion in pixels, seed)
     "airplane": ("kodak-12.png", 4.0, 1),
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     for name, (original, extent, seed) in EXAMPLES.items():
-        sharp = torch.from_numpy(np.array(Image.open(args.originals / original).convert("RGB")))
+        sharp = torch.from_numpy(read_picture(args.originals / original).copy())
         # One camera motion of a known size, no objects: what shaking hands do.
         config = replace(MEDIUM, extent=extent, skew=0.1, still=0.0, layers=0.0, saturation=0.0)
         batch = sharp.permute(2, 0, 1)[None].float() / 255

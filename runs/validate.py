@@ -11,15 +11,9 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from unsmear import Deblurrer
+from unsmear.data.store import read_picture
 from unsmear.train.validation import Validation, summarize
-
-
-def read(path: Path) -> np.ndarray:
-    return np.array(Image.open(path).convert("RGB"))
 
 
 def main() -> None:
@@ -32,8 +26,8 @@ def main() -> None:
     args = parser.parse_args()
 
     files = sorted(args.pairs.rglob("blur/*.png")) if args.pairs else []
-    pairs = [(read(p), read(p.parent.parent / "sharp" / p.name)) for p in files]
-    validation = Validation([read(p) for p in sorted(args.sharp.glob("*.png"))[: args.limit]], pairs)
+    pairs = [(read_picture(p), read_picture(p.parent.parent / "sharp" / p.name)) for p in files]
+    validation = Validation([read_picture(p) for p in sorted(args.sharp.glob("*.png"))[: args.limit]], pairs)
     results = {}
     for model in args.model:
         scores = validation.score(Deblurrer(model))

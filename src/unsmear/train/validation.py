@@ -101,16 +101,12 @@ def summarize(scores: dict[str, list[Score]]) -> dict[str, dict[str, float]]:
     """
     rows = {}
     for name, values in scores.items():
-        row = {"n": len(values), "after": _mean(v.after for v in values)}
+        row = {"n": len(values), "after": float(np.mean([v.after for v in values]))}
         if name == "sharp":
             row["worst"] = min(v.after for v in values)
         else:
-            row["before"] = _mean(v.before for v in values)
-            row["gain"] = _mean(v.gain for v in values)
+            row["before"] = float(np.mean([v.before for v in values]))
+            row["gain"] = float(np.mean([v.gain for v in values]))
             row["worst"] = min(v.gain for v in values)
         rows[name] = row
     return rows
-
-
-def _mean(values) -> float:  # type: ignore[no-untyped-def]
-    return float(np.mean(list(values)))
