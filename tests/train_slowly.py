@@ -22,4 +22,4 @@ if __name__ == "__main__":
         time.sleep(pause)
 
     train(CONFIG, source(), Path(sys.argv[1]), log=log)
-    print(len(rows))
+    sys.stdout.write(f"{len(rows)}\n")  # in one piece: two processes may share the output, unbuffered
