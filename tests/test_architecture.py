@@ -13,12 +13,12 @@ SOURCE = Path(unsmear.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["doctor", "train"],
+    ["doctor", "train", "bench"],
     ["restore"],
     ["batch", "tiling", "device", "cost"],
     ["image", "models"],
     ["ops", "data", "checkpoint", "formats", "exif"],
-    ["atomic"],
+    ["atomic", "process"],
     ["errors"],
 ]
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -122,6 +122,16 @@ def test_flags_are_frozen(run):
         "synth": ["--preview", "--strength", "--count", "--size", "--seed"],
         "models": [],
         "doctor": [],
+        "bench": [
+            "--model",
+            "--size",
+            "--device",
+            "--dtype",
+            "--threads",
+            "--rounds",
+            "--modules",
+            "--json",
+        ],
     }
     for command, expected in flags.items():
         _, out, _ = run(*command.split(), "--help")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import unsmear
-from unsmear.ops import pixel_adaptive_conv2d
+from unsmear.ops import generate_kernels, pixel_adaptive_conv2d, pixel_dependent_filter
 from unsmear.ops.pixel_adaptive import _backward, _forward
 
 FORMS = ["depthwise", "full"]
@@ -99,6 +99,54 @@ def test_gradients_on_other_devices(form):
     y, *expected = gradients(_forward, args)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     assert_close(_backward(grad, *[arg.detach() for arg in args[:3]]), expected[:3], 1e-12)
+
+
+def makers(channels, k=3, side=1, dtype=torch.float32):
+    """Weight and bias of a convolution that makes kernels."""
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(s, generator=generator, dtype=dtype) for s in ((k * k, channels, side, side), (k * k,))]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6, 7), (1, 16, 9, 70), (1, 48, 8, 5)])
+@pytest.mark.parametrize("k", [3, 5])
+def test_kernels_made_on_the_way_are_those_made_before(shape, k):
+    x, _, weight, bias = (t.detach() for t in arguments("depthwise", shape, k))
+    maker = makers(shape[1], k)
+    expected = pixel_adaptive_conv2d(x, 2 * torch.sigmoid(F.conv2d(x, *maker)), weight, bias)
+    with torch.no_grad():
+        assert_close([pixel_dependent_filter(x, *maker, weight, bias)], [expected])
+    assert_close([pixel_dependent_filter(x, *maker, weight, bias)], [expected])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("bounded", [True, False])
+def test_filter_by_own_kernels(form, side, bounded):
+    x, _, weight, bias = (t.detach() for t in arguments(form))
+    maker = makers(5, side=side)
+    kernel = generate_kernels(x, *maker, bounded=bounded)
+    assert kernel.shape == (2, 9, 6, 7)
+    if bounded:
+        assert 0 <= kernel.min() < kernel.max() <= 2
+    with torch.no_grad():
+        y = pixel_dependent_filter(x, *maker, weight, bias, bounded=bounded)
+    assert_close([y], [pixel_adaptive_conv2d(x, kernel, weight, bias)])
+
+
+def test_extreme_and_missing_numbers_make_no_false_kernels():
+    x, _, weight, _ = (t.detach() for t in arguments("depthwise", (1, 16, 8, 8)))
+    x[0, :, 0, 0], x[0, 0, 7, 7] = 1e4, torch.nan
+    maker = makers(16)
+    expected = pixel_adaptive_conv2d(x, generate_kernels(x, *maker), weight)
+    with torch.no_grad():
+        y = pixel_dependent_filter(x, *maker, weight)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-2, equal_nan=True)
+
+
+def test_wrong_maker_is_named():
+    x, _, weight, bias = (t.detach() for t in arguments("depthwise"))
+    with torch.no_grad(), pytest.raises(ValueError, match="kernel must be"):
+        pixel_dependent_filter(x, *makers(5, k=5), weight, bias)
 
 
 @pytest.mark.parametrize("form", FORMS)

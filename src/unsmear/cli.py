@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
 import typer
 
 from unsmear import __version__
+from unsmear.bench.command import bench
 from unsmear.errors import UnsmearError, UsageError
+from unsmear.process import tune_process
 
 if TYPE_CHECKING:
     from unsmear.batch import Batch, Job
-
-if TYPE_CHECKING:
-    from unsmear.batch import Batch
     from unsmear.train.loop import Row
 
 _INTERRUPTED = 130
@@ -50,8 +49,7 @@ class _Report(Protocol):
 def main() -> NoReturn:
     """Run the command line and exit: the one place where errors become messages and exit codes."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up as after Ctrl-C
-    # PyTorch's idle threads otherwise spin, and keep the processors from the filtering operator's own.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tune_process()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal's encoding lacks
@@ -180,8 +178,9 @@ def train(
     data: Annotated[
         list[str],
         typer.Option(
-            metavar="[KIND:]DIR",
-            help="A folder of sharp photos or of pairs; frames:DIR for video frames to average. May be repeated.",
+            metavar="[KIND:]PATH",
+            help="A folder of sharp photos or of pairs, or a high-speed video to average; frames:DIR for folders of"
+            " frames. May be repeated.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")],
@@ -283,6 +282,9 @@ def doctor() -> int:
         _list(f"{what:<18}{'' if is_good else 'PROBLEM: '}{finding}")
         is_healthy = is_healthy and is_good
     return 0 if is_healthy else 1
+
+
+app.command()(bench)  # its module is light: it loads PyTorch when called
 
 
 @contextmanager

@@ -1,10 +1,9 @@
 """How much work a network is: multiply-accumulates, counted layer by layer, the paper's operators included."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unsmear.models.saphn import SAPHN, Attention, PixelDependentFilter
 
@@ -22,47 +21,38 @@ def count_macs(network: SAPHN, height: int, width: int) -> int:
     """
     total = 0
 
-    def counter(macs: Callable[..., int]) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-            nonlocal total
-            total += macs(module, inputs, output)
-
-        return hook
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal total
+        total += module_macs(module, inputs, output)
 
     twin = type(network)(network.config, network.name).to("meta")
     for module in twin.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(counter(_convolution))
-        elif isinstance(module, nn.ConvTranspose2d):
-            module.register_forward_hook(counter(_transposed_convolution))
-        elif isinstance(module, nn.Linear):
-            module.register_forward_hook(counter(_linear))
-        elif isinstance(module, Attention):
-            module.register_forward_hook(counter(_attention))
-        elif isinstance(module, PixelDependentFilter):
-            module.register_forward_hook(counter(_filter))
+        module.register_forward_hook(count)
     with torch.no_grad():
         twin(torch.empty(1, 3, height, width, device="meta"))
     return total
 
 
-def _convolution(module: nn.Conv2d, inputs: tuple[Any, ...], output: torch.Tensor) -> int:
-    return output.numel() * module.weight[0].numel()
+def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> int:
+    """Multiply-accumulates of one call of a module itself, without those of the modules that it calls.
 
-
-def _transposed_convolution(module: nn.ConvTranspose2d, inputs: tuple[Any, ...], output: torch.Tensor) -> int:
-    return inputs[0].numel() * module.weight[0].numel()
-
-
-def _linear(module: nn.Linear, inputs: tuple[Any, ...], output: torch.Tensor) -> int:
-    return output.numel() * module.in_features
-
-
-def _attention(module: Attention, inputs: tuple[Any, ...], output: torch.Tensor) -> int:
-    maps = module.gather.out_channels
-    return maps * (inputs[1].numel() + output.numel())
-
-
-def _filter(module: PixelDependentFilter, inputs: tuple[Any, ...], output: torch.Tensor) -> int:
-    taps = module.weight[0, 0].numel()
-    return output.numel() * module.weight[0].numel() + inputs[0].numel() * taps
+    Args:
+        module: Any module; those that multiply nothing, or only by calling others, have 0.
+        inputs: Its positional arguments.
+        output: What it returned.
+    """
+    if isinstance(module, nn.Conv2d):
+        return output.numel() * module.weight[0].numel()
+    if isinstance(module, nn.ConvTranspose2d):
+        return inputs[0].numel() * module.weight[0].numel()
+    if isinstance(module, nn.Linear):
+        return output.numel() * module.in_features
+    if isinstance(module, Attention):
+        x, source = inputs
+        making = x[:, 0].numel() * (module.gather.weight.numel() + module.distribute.weight.numel())  # of the maps
+        return making + module.gather.out_channels * (source.numel() + output.numel())
+    if isinstance(module, PixelDependentFilter):
+        making = output[:, 0].numel() * module.generate.weight.numel()  # of the kernels
+        taps = module.weight[0, 0].numel()
+        return making + output.numel() * module.weight[0].numel() + inputs[0].numel() * taps
+    return 0

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unsmear.models.saphn import SAPHN, Attention, PixelDependentFilter, stitch
+from unsmear.ops import generate_kernels
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,20 @@ def explain(network: SAPHN, x: Tensor) -> Explanation:
     distribute: dict[str, Tensor] = {}
     kernels: dict[str, Tensor] = {}
 
-    def keep(where: dict[str, Tensor], name: str, kind: str, module: object, inputs: object, made: Tensor) -> None:
-        if kind == "gather":
-            made = made.float().flatten(2).softmax(2).view_as(made)
-        elif kind == "distribute":
-            made = made.float().softmax(1)
-        where[name] = _whole(made, name)
+    def keep_maps(name: str, module: Attention, inputs: tuple[Tensor, ...]) -> None:
+        gather[name] = _whole(module.gather(inputs[0]).flatten(2).softmax(2).unflatten(2, inputs[0].shape[2:]), name)
+        distribute[name] = _whole(module.distribute(inputs[0]).softmax(1), name)
+
+    def keep_kernels(name: str, module: PixelDependentFilter, inputs: tuple[Tensor, ...]) -> None:
+        made = generate_kernels(inputs[0], module.generate.weight, module.generate.bias, bounded=module.bounded)
+        kernels[name] = _whole(made, name)
 
     handles = []
     for name, module in network.named_modules():
         if isinstance(module, Attention):
-            handles.append(module.gather.register_forward_hook(partial(keep, gather, name, "gather")))
-            handles.append(module.distribute.register_forward_hook(partial(keep, distribute, name, "distribute")))
+            handles.append(module.register_forward_pre_hook(partial(keep_maps, name)))
         elif isinstance(module, PixelDependentFilter):
-            handles.append(module.generate.register_forward_hook(partial(keep, kernels, name, "kernel")))
+            handles.append(module.register_forward_pre_hook(partial(keep_kernels, name)))
     try:
         estimates = network.estimates(x)
     finally:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.ops import distribute_descriptors, gather_descriptors, pixel_adaptive_conv2d
+from unsmear.ops import distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,29 +106,14 @@ class Attention(nn.Module):
         self.project = nn.Linear(source_channels, channels, bias=False)
         nn.init.zeros_(self.project.weight)
 
-    def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """Attend from `x` (B, C, H, W) to `source` (B, C', H, W); returns (B, C, H, W)."""
-        descriptors = gather_descriptors(source, self.gather(x), self.gate.weight, self.gate.bias)  # Eqs. 1-4
+    def forward(self, x: Tensor, source: Tensor, onto: Tensor) -> Tensor:
+        """Attend from `x` (B, C, H, W) to `source` (B, C', H, W); returns (B, C, H, W), added to `onto`."""
+        descriptors = gather_descriptors(x, source, self.gather.weight, self.gather.bias)  # Eqs. 1-2
+        descriptors = gate_descriptors(descriptors, self.gate.weight, self.gate.bias)  # Eqs. 3-4
         # A learned projection undoes the weakness of Eq. 6's average. It commutes with the distribution, so it
         # is applied to the few descriptors rather than to every pixel.
         descriptors = self.project(descriptors.to(x.dtype)) * descriptors.shape[1]
-        return distribute_descriptors(descriptors, self.distribute(x)).to(x.dtype)  # Eqs. 5-6
-
-
-class KernelMap(nn.Conv2d):
-    """The kernel generation function of section 2.2: a convolution that makes K of Eq. 7, one before training."""
-
-    def __init__(self, channels: int, config: SAPHNConfig) -> None:
-        side = config.generator_kernel
-        super().__init__(channels, config.kernel_size**2, side, padding=side // 2)
-        self.bounded = config.bounded_kernels
-        nn.init.zeros_(self.weight)
-        nn.init.constant_(self.bias, 0.0 if self.bounded else 1.0)  # type: ignore[arg-type]
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Factors (B, k*k, H, W) for the taps of every pixel, made from its features (B, C, H, W)."""
-        kernel = super().forward(input)
-        return 2 * torch.sigmoid(kernel) if self.bounded else kernel
+        return distribute_descriptors(descriptors, x, self.distribute.weight, self.distribute.bias, onto)  # Eqs. 5-6
 
 
 class PixelDependentFilter(nn.Module):
@@ -136,15 +121,19 @@ class PixelDependentFilter(nn.Module):
 
     def __init__(self, channels: int, config: SAPHNConfig) -> None:
         super().__init__()
-        k, depthwise = config.kernel_size, config.filters == "depthwise"
-        self.generate = KernelMap(channels, config)
+        k, s, depthwise = config.kernel_size, config.generator_kernel, config.filters == "depthwise"
+        self.bounded = config.bounded_kernels
+        self.generate = nn.Conv2d(channels, k**2, s, padding=s // 2)
         self.weight = nn.Parameter(torch.empty(channels, 1 if depthwise else channels, k, k))
-        nn.init.dirac_(self.weight, groups=channels if depthwise else 1)
         self.bias = nn.Parameter(torch.zeros(channels))
+        nn.init.zeros_(self.generate.weight)  # K = 1 before training: 2 * sigmoid(0), or the bias
+        nn.init.constant_(self.generate.bias, 0.0 if self.bounded else 1.0)  # type: ignore[arg-type]
+        nn.init.dirac_(self.weight, groups=channels if depthwise else 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter `x` (B, C, H, W) by Eq. 7."""
-        return pixel_adaptive_conv2d(x, self.generate(x), self.weight, self.bias)
+        generator, bias = self.generate.weight, self.generate.bias
+        return pixel_dependent_filter(x, generator, bias, self.weight, self.bias, bounded=self.bounded)  # type: ignore[arg-type]
 
 
 class ContentAwareModule(nn.Module):
@@ -161,9 +150,9 @@ class ContentAwareModule(nn.Module):
         """Process `x` (B, C, H, W), in the decoder with the encoder's features of the same shape."""
         y = x if self.filter is None else self.filter(x)  # x_dyn
         if self.attend_self is not None:
-            y = y + self.attend_self(x, x)  # Eq. 8: x_GL = x_att + x_dyn
+            y = self.attend_self(x, x, onto=y)  # Eq. 8: x_GL = x_att + x_dyn
         if self.attend_encoder is not None and encoded is not None:
-            y = y + self.attend_encoder(x, encoded)
+            y = self.attend_encoder(x, encoded, onto=y)
         return y
 
 
@@ -178,7 +167,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, encoded: Tensor | None = None) -> Tensor:
         """Transform `x` (B, C, H, W)."""
-        return x + self.conv2(self.module(functional.relu(self.conv1(x)), encoded))
+        # In place: no gradient needs what a convolution gave, and memory is what small layers wait for.
+        return self.conv2(self.module(functional.relu(self.conv1(x), inplace=True), encoded)).add_(x)
 
 
 class Encoder(nn.Module):
@@ -269,24 +259,28 @@ class SAPHN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Deblur `x` (B, 3, H, W), values in [0, 1]; returns the same shape, not clamped."""
-        return self.estimates(x)[-1]
+        return self._unfold(self._estimates(x)[-1])
 
     def estimates(self, x: Tensor) -> list[Tensor]:
         """The estimates of all levels (B, 3, H, W), lowest level first, the network's output last.
 
         Training may supervise all of them; the difference of each to the one before is that level's residual.
         """
-        size = self.config.unshuffle
+        return [self._unfold(estimate) for estimate in self._estimates(x)]
+
+    def _unfold(self, estimate: Tensor) -> Tensor:
+        return functional.pixel_shuffle(estimate, self.config.unshuffle) + 0.5
+
+    def _estimates(self, x: Tensor) -> list[Tensor]:
         # The base model works on values around zero.
-        estimate = blurred = functional.pixel_unshuffle(x - 0.5, size)
+        estimate = blurred = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
         lower: Tensor | None = None
         estimates = []
         for level in range(self.config.levels, 0, -1):
             features = self._run(self.encoders[level - 1], to_patches(estimate, level))
             if lower is not None:
-                attended = self.merges[level - 1](features[-1], lower)
-                attended = attended + lower if self.config.merge == "add+attention" else attended
-                features[-1] = features[-1] + attended
+                sum_so_far = features[-1] + lower if self.config.merge == "add+attention" else features[-1]
+                features[-1] = self.merges[level - 1](features[-1], lower, onto=sum_so_far)
             if level > 1:  # the decoder sees the patches of the level above
                 features = [stitch(f, level) for f in features]
             lower = features[-1]
@@ -299,7 +293,7 @@ class SAPHN(nn.Module):
                 estimate = blurred + residual
             else:
                 estimate = residual
-            estimates.append(functional.pixel_shuffle(estimate, size) + 0.5)
+            estimates.append(estimate)
         return estimates
 
     def _run(self, module: nn.Module, x: Tensor | list[Tensor]) -> Any:

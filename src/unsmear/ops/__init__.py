@@ -1,6 +1,13 @@
 """The two operators of the paper: global attention (section 2.1) and pixel-dependent filtering (section 2.2)."""
 
-from unsmear.ops.attention import distribute_descriptors, gather_descriptors, global_attention
-from unsmear.ops.pixel_adaptive import pixel_adaptive_conv2d
+from unsmear.ops.attention import distribute_descriptors, gate_descriptors, gather_descriptors
+from unsmear.ops.pixel_adaptive import generate_kernels, pixel_adaptive_conv2d, pixel_dependent_filter
 
-__all__ = ["distribute_descriptors", "gather_descriptors", "global_attention", "pixel_adaptive_conv2d"]
+__all__ = [
+    "distribute_descriptors",
+    "gate_descriptors",
+    "gather_descriptors",
+    "generate_kernels",
+    "pixel_adaptive_conv2d",
+    "pixel_dependent_filter",
+]

@@ -6,93 +6,133 @@ mixture of them. No pixel is ever compared with another, so there is no HW x HW 
 Dimensions: B batch, C channels, N attention maps (the paper's C2), L = H * W pixels.
 Both softmaxes and the products around them run in float32 whatever the autocast type: at 1280 x 720 the mean
 gather weight is 1.1e-6, which float16 cannot hold.
+
+What is written here runs anywhere. On processors compiled kernels that keep no maps take its place.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from unsmear.ops.dispatch import takes_kernels
 
 
-def global_attention(x: Tensor, gather: Tensor, distribute: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tensor:
-    """Attend to all pixels of `x` through a cluster of attention maps (Eqs. 1-6).
+def gather_descriptors(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Gather the pixels of `source` into N descriptors (Eqs. 1-2).
 
     Args:
-        x: Features to attend to (B, C, H, W), the paper's x_m1.
-        gather: Logits of Q (B, N, H, W); softmax over the pixels makes them the N gather maps of Eq. 1.
-        distribute: Logits of P (B, N, H, W); softmax over the N maps makes them the weights of Eq. 5. May have
-            another height and width than `x` and `gather`.
-        gate_weight: Weights of the channel gate f_m2 (C, C), Eq. 4.
-        gate_bias: Bias of the channel gate (C,).
+        x: Features that the attention maps are made from (B, C, H, W).
+        source: Features to gather (B, C', H, W), the paper's x_m1; may be `x`.
+        weight: The convolution f_q that makes the N maps (N, C, k, k), k odd. Softmax over the pixels follows.
+        bias: Its bias (N,).
 
     Returns:
-        The accumulated global feature of every pixel (B, C, H, W), in the type of `x`.
+        Descriptors (B, N, C'), float32 or wider.
 
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    return distribute_descriptors(gather_descriptors(x, gather, gate_weight, gate_bias), distribute).to(x.dtype)
-
-
-def gather_descriptors(x: Tensor, gather: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tensor:
-    """Gather the pixels of `x` into N gated descriptors (Eqs. 1-4).
-
-    Args:
-        x: Features (B, C, H, W).
-        gather: Logits of Q (B, N, H, W).
-        gate_weight: Weights of the channel gate f_m2 (C, C).
-        gate_bias: Bias of the channel gate (C,).
-
-    Returns:
-        Descriptors (B, N, C), float32 or wider.
-
-    Raises:
-        ValueError: If the shapes do not fit each other.
-    """
-    if x.ndim != 4 or gather.ndim != 4 or x.shape[0] != gather.shape[0] or x.shape[2:] != gather.shape[2:]:
-        raise ValueError(f"x {tuple(x.shape)} and gather {tuple(gather.shape)} must share batch, height and width")
-    if gate_weight.shape != (x.shape[1], x.shape[1]) or gate_bias.shape != (x.shape[1],):
-        raise ValueError(f"the gate must map the {x.shape[1]} channels of x onto themselves")
+    _check(x, weight, bias)
+    if source.ndim != 4 or source.shape[0] != x.shape[0] or source.shape[2:] != x.shape[2:]:
+        raise ValueError(f"x {tuple(x.shape)} and source {tuple(source.shape)} must share batch, height and width")
     with _no_autocast(x.device):
-        x_BLC, q_BLN = _pixels(x), _pixels(gather).softmax(dim=1)
-        descriptors_BNC = q_BLN.mT @ x_BLC  # Eqs. 1-2: weight every pixel, sum over all of them
-        gate_BC = torch.sigmoid(  # Eq. 4: M2 = f_m2 of the descriptors
-            torch.nn.functional.linear(
-                descriptors_BNC.mean(dim=1), gate_weight.to(x_BLC.dtype), gate_bias.to(x_BLC.dtype)
-            )
-        )
-        return gate_BC[:, None] * descriptors_BNC  # Eq. 3
+        if takes_kernels(x) and weight.shape[2:] == (1, 1):
+            from unsmear.ops import attention_cpu
+
+            x_wide = _wide(x)
+            wide = x_wide if source is x else _wide(source)
+            return attention_cpu.gather(x_wide, wide, _wide(weight).flatten(1), _wide(bias))
+        q_BLN = _maps(x, weight, bias).softmax(dim=1)
+        return q_BLN.mT @ _pixels(source)  # Eqs. 1-2: weight every pixel, sum over all of them
 
 
-def distribute_descriptors(descriptors: Tensor, distribute: Tensor) -> Tensor:
-    """Give every pixel its own average of the descriptors (Eqs. 5-6).
+def gate_descriptors(descriptors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Scale the channels of the descriptors by a gate that sees their mean (Eqs. 3-4).
 
     Args:
         descriptors: Descriptors (B, N, C).
-        distribute: Logits of P (B, N, H, W).
+        weight: Weights of the channel gate f_m2 (C, C).
+        bias: Its bias (C,).
 
     Returns:
-        Features (B, C, H, W), float32 or wider, channels-last in memory.
+        Descriptors (B, N, C), in their own type.
 
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    if distribute.ndim != 4 or descriptors.ndim != 3 or descriptors.shape[:2] != distribute.shape[:2]:
+    channels = descriptors.shape[2]
+    if weight.shape != (channels, channels) or bias.shape != (channels,):
+        raise ValueError(f"the gate must map the {channels} channels of the descriptors onto themselves")
+    with _no_autocast(descriptors.device):
+        mean_BC = descriptors.mean(dim=1)
+        gate_BC = torch.sigmoid(F.linear(mean_BC, weight.to(mean_BC.dtype), bias.to(mean_BC.dtype)))  # Eq. 4
+        return gate_BC[:, None] * descriptors  # Eq. 3
+
+
+def distribute_descriptors(
+    descriptors: Tensor, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor | None = None
+) -> Tensor:
+    """Give every pixel its own average of the descriptors (Eqs. 5-6).
+
+    Args:
+        descriptors: Descriptors (B, N, C').
+        x: Features that the attention maps are made from (B, C, H, W), of any height and width.
+        weight: The convolution f_p that makes the N maps (N, C, k, k), k odd. Softmax over the maps follows.
+        bias: Its bias (N,).
+        onto: What to add the result to (B, C', H, W), the other branch of Eq. 8; None for nothing.
+
+    Returns:
+        The accumulated global feature of every pixel (B, C', H, W), in the type of `x`, channels-last in memory.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    _check(x, weight, bias)
+    batch, maps, channels = descriptors.shape
+    if (batch, maps) != (x.shape[0], len(weight)):
         raise ValueError(
-            f"descriptors {tuple(descriptors.shape)} and distribute {tuple(distribute.shape)} must share "
-            "batch and number of maps"
+            f"descriptors {tuple(descriptors.shape)} must be of {x.shape[0]} images and {len(weight)} maps"
         )
-    height, width = distribute.shape[2:]
-    with _no_autocast(distribute.device):
-        p_BLN = _pixels(distribute).softmax(dim=2)
+    shape = (batch, channels, *x.shape[2:])
+    if onto is not None and onto.shape != shape:
+        raise ValueError(f"onto must be {shape}, not {tuple(onto.shape)}")
+    with _no_autocast(x.device):
         # Eq. 6 averages over the N maps although Eq. 5 already makes their weights sum to one.
-        y_BLC = p_BLN @ (descriptors.to(p_BLN.dtype) / descriptors.shape[1])
-        return y_BLC.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        descriptors = _wide(descriptors) / maps
+        if takes_kernels(x) and weight.shape[2:] == (1, 1):
+            from unsmear.ops import attention_cpu
+
+            start = x.new_zeros(shape, dtype=descriptors.dtype) if onto is None else _wide(onto)
+            return attention_cpu.distribute(descriptors, _wide(x), _wide(weight).flatten(1), _wide(bias), start).to(
+                x.dtype
+            )
+        y_BLC = _maps(x, weight, bias).softmax(dim=2) @ descriptors
+        y = y_BLC.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return (y if onto is None else onto + y).to(x.dtype)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[1] or bias.shape != weight.shape[:1]:
+        shapes = f"weight {tuple(weight.shape)} and bias {tuple(bias.shape)}"
+        raise ValueError(
+            f"{shapes} cannot make maps of x {tuple(x.shape)}: give (N, C, k, k) and (N,) for (B, C, H, W)"
+        )
+
+
+def _maps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Logits of the attention maps (B, L, N)."""
+    return _pixels(F.conv2d(_wide(x), _wide(weight), _wide(bias), padding=weight.shape[-1] // 2))
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, L, C), without a copy where memory is channels-last, in float32 or wider."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2).to(torch.promote_types(x.dtype, torch.float32))
+    """(B, C, H, W) to (B, L, C), without a copy where memory is channels-last."""
+    return _wide(x).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from unsmear.ops.dispatch import takes_kernels
+
 
 def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve x with a filter that every pixel modulates by its own k x k factors (Eq. 7).
@@ -53,10 +55,63 @@ def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tenso
         dtype = precise if torch.is_autocast_enabled("cpu") else dtype
     x, kernel, weight, *rest = (tensor.to(precise) for tensor in tensors)
     bias = rest[0] if rest else None
-    # A graph can only hold PyTorch operators.
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    compute = _forward if tracing or torch.compiler.is_compiling() else _PixelAdaptive.apply
+    compute = _PixelAdaptive.apply if takes_kernels(x) else _forward
     return compute(x, kernel, weight, bias).to(dtype)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def generate_kernels(x: Tensor, weight: Tensor, bias: Tensor, *, bounded: bool = True) -> Tensor:
+    """The kernel generation function of section 2.2: a convolution that makes the factors K of Eq. 7.
+
+    Args:
+        x: Features (B, C, H, W).
+        weight: Weight of the convolution (k * k, C, s, s), s odd.
+        bias: Its bias (k * k,).
+        bounded: Whether the factors are kept between 0 and 2, as twice a sigmoid.
+
+    Returns:
+        Factors (B, k * k, H, W) for `pixel_adaptive_conv2d`.
+    """
+    kernel = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+    return 2 * torch.sigmoid(kernel) if bounded else kernel
+
+
+def pixel_dependent_filter(
+    x: Tensor,
+    generator_weight: Tensor,
+    generator_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    bounded: bool = True,
+) -> Tensor:
+    """Filter x by kernels made from x itself (section 2.2): `pixel_adaptive_conv2d` with `generate_kernels`.
+
+    Without gradients, a depthwise filter with bounded factors that are made pixel by pixel (s = 1) keeps no factors on
+    a CPU: they are made and used up row by row.
+
+    Args:
+        x: Features (B, C, H, W).
+        generator_weight: Weight of the convolution that makes the factors (k * k, C, s, s).
+        generator_bias: Its bias (k * k,).
+        weight: The filter, (Cout, C, k, k) or (C, 1, k, k).
+        bias: Added to every pixel, (Cout,), or None.
+        bounded: Whether the factors are kept between 0 and 2.
+
+    Returns:
+        (B, Cout, H, W), as `pixel_adaptive_conv2d`.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit together.
+    """
+    precise = all(t.dtype == torch.float32 for t in (x, generator_weight, weight))
+    by_pixel = generator_weight.shape[2:] == (1, 1) and _is_depthwise(x, weight)
+    if bounded and precise and by_pixel and takes_kernels(x) and not torch.is_grad_enabled():
+        _check(x, x.new_empty(1).expand(x.shape[0], len(generator_weight), *x.shape[2:]), weight, bias)
+        from unsmear.ops import pixel_adaptive_cpu as cpu
+
+        return cpu.depthwise_generated(x, generator_weight.flatten(1), generator_bias, weight, bias)
+    kernel = generate_kernels(x, generator_weight, generator_bias, bounded=bounded)
+    return pixel_adaptive_conv2d(x, kernel, weight, bias)
 
 
 def _check(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> None:

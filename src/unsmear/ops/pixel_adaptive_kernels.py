@@ -13,8 +13,8 @@ from functools import cache
 
 import numpy as np
 
+from unsmear.ops.products import PRODUCT_SUMS, correlate, product, times
 from unsmear.ops.simd import (
-    PRODUCT_SUMS,
     VECTOR_BYTES,
     add,
     aligned,
@@ -22,11 +22,10 @@ from unsmear.ops.simd import (
     clear,
     compiled,
     copy,
-    correlate,
     load,
     multiply,
     multiply_add,
-    product,
+    sigmoid,
     store,
     totals,
 )
@@ -57,44 +56,58 @@ def _pad(source, out, b, top, rows, height, width, channels, chunk, r):
 
 
 @cache
-def depthwise(k: int, transposed: bool) -> Callable[..., None]:
+def depthwise(k: int, factors_are: str) -> Callable[..., None]:
     """Eq. 7 with one filter per channel; a task is a block of rows.
 
-    Transposed, it is the gradient of the input: the same sum, with the filter turned by half a turn (the
-    caller does that) and with the factors read where the gradient is read, in reverse order.
+    The factors (the kernel of every pixel) are "given", or "made" on the way by a linear map of the pixel's features
+    and twice a sigmoid: then `factors` is that map (channel, tap) with its bias below, taps filled to whole registers.
+    "Turned", it is the gradient of the input: the same sum, with the filter turned by half a turn (the caller does
+    that) and with the factors read where the gradient is read, in reverse order.
 
     The k * k taps are unrolled, which is why k is part of the compiled code.
     """
     r, taps = k // 2, k * k
+    is_made, is_turned = factors_are == "made", factors_are == "turned"
 
     @compiled
     def kernel(source, factors, weight, bias, out, height, width, channels, first, last):
         lanes = VECTOR_BYTES // source.itemsize
         rows, wide = BLOCK_ROWS + 2 * r, width + 2 * r
         padded = aligned(rows * wide * channels, source)
-        shifted = aligned(rows * wide * taps, source) if transposed else factors
+        step = (taps + lanes - 1) // lanes * lanes if is_made else taps
+        made = aligned((width + PRODUCT_SUMS) * step, source) if is_made else factors
+        shifted = aligned(rows * wide * taps, source) if is_turned else factors
         blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS
         for task in range(first, last):
             b, top = task // blocks, task % blocks * BLOCK_ROWS
             _pad(source, padded, b, top - r, rows, height, width, channels, lanes, r)
-            if transposed:
+            if is_turned:
                 _pad(factors, shifted, b, top - r, rows, height, width, taps, taps, r)
             for i in range(min(BLOCK_ROWS, height - top)):
+                row = (b * height + top + i) * width
+                if is_made:
+                    times(source, row * channels, width, channels, factors, 0, step, made)
+                    for n in range(0, step, lanes):
+                        low = load(factors, channels * step + n)
+                        for at in range(n, width * step, step):
+                            half = sigmoid(add(load(made, at), low))
+                            store(made, at, add(half, half))
                 for n in range(channels // lanes):
                     for j in range(width):
-                        pixel = (b * height + top + i) * width + j
                         total = load(bias, n * lanes)
                         for dy in range(k):
                             for dx in range(k):
                                 t = dy * k + dx
                                 at = (i + dy) * wide + j + dx
-                                if transposed:
+                                if is_turned:
                                     factor = broadcast(shifted, at * taps + taps - 1 - t)
+                                elif is_made:
+                                    factor = broadcast(made, j * step + t)
                                 else:
-                                    factor = broadcast(factors, pixel * taps + t)
+                                    factor = broadcast(factors, (row + j) * taps + t)
                                 factor = multiply(factor, load(weight, (n * taps + t) * lanes))
                                 total = multiply_add(factor, load(padded, (n * rows * wide + at) * lanes), total)
-                        store(out, pixel * channels + n * lanes, total)
+                        store(out, (row + j) * channels + n * lanes, total)
 
     return kernel
 

@@ -65,7 +65,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(5):
         gram = x @ x.mT
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+        factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, factor, x, beta=3.4445)  # 3.4445 x - 4.7750 (x x') x + 2.0315 (x x')^2 x
     return x.to(matrices.dtype)
 
 
