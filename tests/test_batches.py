@@ -13,9 +13,13 @@ def photos(count=3, height=160, width=150, seed=0):
     return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
 
 
+def one_clip(frames, **options):
+    return VideoFrames(frames, {"clip": len(frames)}, **options)
+
+
 def batches(**changes):
     given = {"count": 2, "size": 32, "steps": 100, "seed": 1} | changes
-    return Batches([(SharpPhotos(photos()), 0.5), (VideoFrames(photos(13)), 0.5)], **given)
+    return Batches([(SharpPhotos(photos()), 0.5), (one_clip(photos(13)), 0.5)], **given)
 
 
 def equal(first, second):
@@ -33,6 +37,10 @@ def test_a_batch_depends_on_its_index_alone():
 def test_seeds_and_processes_draw_their_own():
     assert not equal(batches()[0], batches(seed=2)[0])
     assert not equal(batches()[0], batches(rank=1)[0])
+
+
+def test_shares_may_be_whole_numbers():
+    assert len(Batches([(SharpPhotos(photos()), 1)], count=2, size=32, steps=1)[0]) == 2
 
 
 def test_shapes_and_ranges():
@@ -61,10 +69,33 @@ def test_pairs_are_cropped_alike():
 
 def test_frames_are_averaged_around_the_middle():
     frames = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(13)]
-    blurred, sharp = VideoFrames(frames, linear_share=0.0).draw(8, 32, 0.0, torch.Generator().manual_seed(0))
+    blurred, sharp = one_clip(frames, linear_share=0.0).draw(8, 32, 0.0, torch.Generator().manual_seed(0))
     torch.testing.assert_close(blurred, sharp)  # of a steady ramp the mean is the middle
-    blurred, sharp = VideoFrames(frames, linear_share=1.0).draw(8, 32, 0.0, torch.Generator().manual_seed(0))
+    blurred, sharp = one_clip(frames, linear_share=1.0).draw(8, 32, 0.0, torch.Generator().manual_seed(0))
     assert (blurred > sharp).all()  # averaging light favors the bright
+
+
+def test_windows_lie_within_one_clip_and_are_equally_likely():
+    # The value of a frame tells its clip, and where it is in it.
+    clips = {"long": 15, "short": 5, "middle": 9}
+    values = [100 * n + i for n, count in enumerate(clips.values()) for i in range(count)]
+    frames = [np.full((8, 8, 3), value, np.uint8) for value in values]
+    source = VideoFrames(frames, clips, lengths=(5, 5), linear_share=0.0)
+    blurred, sharp = source.draw(2000, 8, 0.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(blurred, sharp)  # across clips, the mean would not be the middle
+    middles, counts = (255 * sharp[:, 0, 0, 0]).round().int().unique(return_counts=True)
+    assert middles.tolist() == [*range(2, 13), 102, *range(202, 207)]
+    assert counts.min() > 2000 / 17 / 2
+
+
+def test_one_clip_draws_as_ever():
+    frames = photos(20, 40, 40)
+    rng = torch.Generator().manual_seed(3)
+    length = 3 + 2 * int(torch.randint(6, (), generator=rng))
+    first = int(torch.randint(20 - length + 1, (), generator=rng))
+    drawn = one_clip(frames).draw(1, 40, 0.0, torch.Generator().manual_seed(3))[1]
+    middle = torch.from_numpy(frames[first + length // 2]).float() / 255
+    assert torch.equal(drawn.flatten().sort().values, middle.flatten().sort().values)
 
 
 def test_all_eight_positions_of_a_crop_occur():
@@ -76,7 +107,9 @@ def test_all_eight_positions_of_a_crop_occur():
 def test_mistakes_are_named():
     with pytest.raises(UsageError, match="nothing to train on"):
         Batches([], count=1, size=8, steps=1)
-    with pytest.raises(UsageError, match="averaging up to 13 frames needs as many; got 5"):
-        VideoFrames(photos(5))
+    with pytest.raises(UsageError, match="short: averaging up to 13 frames needs as many; got 5"):
+        VideoFrames(photos(18), {"long": 13, "short": 5})
+    with pytest.raises(UsageError, match="clip: the frames of a clip must all be of one size"):
+        one_clip(photos(12) + photos(1, 150, 160))
     with pytest.raises(UsageError, match="150 x 160 pixels is smaller than the crop of 512"):
         random_crop(photos()[0], 512, torch.Generator())

@@ -28,20 +28,23 @@ def rows(found) -> list[tuple[str, str, str]]:
 
 
 def gopro(top: Path) -> Path:
+    """As GOPRO_Large.zip."""
     for scene in ("train/GOPR0372_07_00", "train/GOPR0372_07_01", "test/GOPR0384_11_00"):
         for side in ("blur", "blur_gamma", "sharp"):
-            make(top, f"{scene}/{side}/000047.png", f"{scene}/{side}/000048.png", f"{scene}/frames.txt")
+            make(top, f"{scene}/{side}/000047.png", f"{scene}/{side}/000048.png")
     return top
 
 
 def hide(top: Path) -> Path:
+    """As HIDE_dataset.zip without its lists."""
     make(top, "train/109fromGOPR1096.MP4.png", "train/1fromGOPR0950.png")
     make(top, "test/test-close-ups/2fromGOPR0950.png", "test/test-long-shot/3fromGOPR1096.MP4.png")
     names = ("109fromGOPR1096.MP4", "1fromGOPR0950", "2fromGOPR0950", "3fromGOPR1096.MP4")
-    return make(top, *(f"GT/{name}.png" for name in names), "metainfo/x.txt")
+    return make(top, *(f"GT/{name}.png" for name in names))
 
 
 def real_blur(top: Path, *folders: str) -> Path:
+    """As RealBlur.zip without its lists."""
     for folder in folders:
         for file in ("scene001/blur/blur_1.png", "scene001/gt/gt_1.png"):
             make(top, f"{folder}/{file}", f"{folder}/{file.replace('_1', '_10')}")
@@ -58,7 +61,8 @@ def real_blur_list(file: Path, folder: str, *numbers: tuple[str, int], line: str
     )
 
 
-def reds(top: Path, *, divided: bool = True) -> Path:
+def reds(top: Path, *, folder: str = "{part}/") -> Path:
+    """As the archives of REDS, unpacked in one place."""
     for part in ("train", "val"):
         for side, suffix in (
             ("blur", "png"),
@@ -66,7 +70,7 @@ def reds(top: Path, *, divided: bool = True) -> Path:
             ("blur_bicubic", "png"),
             ("sharp", "png"),
         ):
-            make(top, f"{part}/" * divided + f"{part}_{side}/000/00000000.{suffix}")
+            make(top, folder.format(part=part, side=side) + f"{part}_{side}/000/00000000.{suffix}")
     return top
 
 
@@ -111,14 +115,16 @@ def test_hide_finds_sharp_pictures_of_both_parts_in_one_folder(tmp_path):
 
 
 def test_hide_list_decides_what_belongs_to_a_part(tmp_path):
-    (hide(tmp_path) / "test.txt").write_text("test/test-long-shot/3fromGOPR1096.MP4.png\r\n")
-    assert [p.name for p in find_pairs(tmp_path, split="test").pairs] == ["3fromGOPR1096.MP4"]
+    for name in ("3fromGOPR1096.MP4.png\n", "test/test-long-shot/3fromGOPR1096.MP4.png\r\n"):
+        (hide(tmp_path) / "test.txt").write_text(name)
+        assert [p.name for p in find_pairs(tmp_path, split="test").pairs] == ["3fromGOPR1096.MP4"]
+    assert len(find_pairs(tmp_path).pairs) == 2
     (tmp_path / "test.txt").write_text("3fromGOPR1096.MP4.png\n9fromGOPR0950.png\n")
     with pytest.raises(UsageError, match=r"missing in test or GT: 9fromGOPR0950\.png"):
         find_pairs(tmp_path, split="test")
 
 
-@pytest.mark.parametrize("line", ["{gt} {blur} \n", "{blur} {gt}\r\n", "{gt} {blur} {blur}.txt 0.3\n\n"])
+@pytest.mark.parametrize("line", ["{gt} {blur} \n", "{blur} {gt}\r\n\r\n"])
 def test_real_blur_follows_the_list_of_a_part(tmp_path, line):
     real_blur(tmp_path, J_FOLDER, R_FOLDER)
     both = [("scene230", 7), ("scene001", 10)]
@@ -166,9 +172,9 @@ def test_real_blur_list_with_a_strange_line_or_a_missing_file(tmp_path):
         find_pairs(tmp_path)
 
 
-@pytest.mark.parametrize("divided", [True, False])
-def test_reds_validates_on_its_validation_part(tmp_path, divided):
-    reds(tmp_path, divided=divided)
+@pytest.mark.parametrize("folder", ["{part}/", "", "{part}_{side}/{part}/"])
+def test_reds_validates_on_its_validation_part(tmp_path, folder):
+    reds(tmp_path, folder=folder)
     found = find_pairs(tmp_path, split="test")
     assert (found.layout, found.variant, found.split) == ("REDS", "blur", "test")
     assert [(p.name, p.blurred.parts[-3], p.sharp.parts[-3]) for p in found.pairs] == [
@@ -192,6 +198,11 @@ def test_parallel_folders_with_and_without_parts(tmp_path, blurred, sharp):
     assert rows(flat)[0] == ("a", f"{blurred}/a.jpg", f"{sharp}/a.png")
     parts = find_pairs(tmp_path / "parts", split="test")
     assert (parts.split, [p.name for p in parts.pairs]) == ("test", ["v"])
+
+
+def test_reds_without_sharp_test_pictures_is_tested_on_its_validation_part(tmp_path):
+    make(reds(tmp_path), "test/test_blur/000/00000000.png")
+    assert find_pairs(tmp_path, split="test").pairs[0].blurred.parts[-3] == "val_blur"
 
 
 def test_what_is_no_picture_is_left_alone(tmp_path):

@@ -5,8 +5,10 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,6 +74,11 @@ def test_pictures_are_turned_upright(tmp_path):
 # When it is made anew
 
 
+def cached(tmp_path, pattern: str = "*.p*") -> list[Path]:
+    """What is in the cache besides its lock."""
+    return list((tmp_path / "cache").glob(pattern))
+
+
 def count_decoded(monkeypatch) -> list[Path]:
     decoded, read = [], module.read_picture
     monkeypatch.setattr(module, "read_picture", lambda path: decoded.append(path) or read(path))
@@ -101,11 +108,11 @@ def test_changed_files_and_other_selections_are_decoded(photos, tmp_path):
 def test_damaged_cache_is_made_anew(photos, tmp_path, size):
     files, pixels = photos
     PictureStore(files, tmp_path / "cache")
-    (cached,) = (tmp_path / "cache").iterdir()
-    whole = cached.read_bytes()
-    cached.write_bytes(whole[:size])
+    (file,) = cached(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:size])
     assert_holds(PictureStore(files, tmp_path / "cache"), pixels)
-    assert cached.read_bytes() == whole
+    assert file.read_bytes() == whole
 
 
 # Several processes
@@ -132,7 +139,7 @@ def test_workers_map_the_same_file(photos, tmp_path):
 
 def test_sent_store_whose_cache_vanished_says_so(photos, tmp_path):
     data = pickle.dumps(PictureStore(photos[0], tmp_path / "cache"))
-    for file in (tmp_path / "cache").iterdir():
+    for file in cached(tmp_path):
         file.unlink()
     with pytest.raises(UsageError, match="vanished"):
         pickle.loads(data)
@@ -144,7 +151,71 @@ def test_many_at_once_make_one_cache(photos, tmp_path):
         stores = list(pool.map(lambda _: PictureStore(files, tmp_path / "cache"), range(6)))
     for store in stores:
         assert_holds(store, pixels)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(cached(tmp_path)) == 1
+
+
+AT_ONCE = """
+import os, sys, time
+from pathlib import Path
+from unsmear.data import store
+top, name, dies = Path(sys.argv[1]), sys.argv[2], "dies" in sys.argv
+decoded, read = [], store.read_picture
+def slowly(path):
+    decoded.append(path)
+    (top / "decoding").touch()
+    deadline = time.monotonic() + 60
+    while not (top / "waiting").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    if dies and path.name == "18.png":
+        os._exit(9)
+    return read(path)
+store.read_picture = slowly
+if name == "second":
+    (top / "waiting").touch()
+pictures = store.PictureStore(store.list_pictures(top / "photos"), top / "cache")
+print(len(decoded), len(pictures))
+"""
+
+
+@pytest.mark.parametrize("first_ends", ["well", "dies"])
+def test_one_process_decodes_and_another_waits_for_it(photos, tmp_path, first_ends):
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path)]
+    first = subprocess.Popen([*command, "first", first_ends], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "decoding").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = subprocess.run([*command, "second"], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    out, _ = first.communicate(timeout=60)
+    if first_ends == "well":
+        assert (out, second.stdout) == ("20 20\n", "0 20\n")
+    else:
+        assert (first.returncode, out, second.stdout) == (9, "", "20 20\n")
+    assert len(cached(tmp_path, "*.pixels")) == 1
+
+
+def test_a_disk_without_locks_will_do(photos, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", fail)
+    files, pixels = photos
+    assert_holds(PictureStore(files, tmp_path / "cache"), pixels)
+
+
+def test_windows_locks_otherwise(photos, tmp_path, monkeypatch):
+    tries: list[int] = []
+
+    def locking(fd, mode, num_bytes):
+        tries.append(mode)
+        if len(tries) < 3:
+            raise PermissionError(errno.EACCES, "another process has it")
+
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    monkeypatch.setattr(sys, "platform", "win32")
+    files, pixels = photos
+    assert_holds(PictureStore(files, tmp_path / "cache"), pixels)
+    assert tries == [2, 2, 2]
 
 
 def test_killed_process_leaves_nothing_that_is_taken_for_a_cache(photos, tmp_path):
@@ -157,7 +228,7 @@ def test_killed_process_leaves_nothing_that_is_taken_for_a_cache(photos, tmp_pat
     )
     folders = [str(tmp_path / "photos"), str(tmp_path / "cache")]
     assert subprocess.run([sys.executable, "-c", code, *folders], check=False).returncode == 9
-    (left,) = (tmp_path / "cache").iterdir()
+    (left,) = cached(tmp_path)
     assert left.suffix == ".part"
     assert_holds(PictureStore(files, tmp_path / "cache"), pixels)
     assert left.exists()  # another process could still be at work on it
@@ -177,7 +248,7 @@ def test_full_disk_leaves_nothing_and_says_so(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UsageError, match=r"cache: .*No space left on device; set UNSMEAR_CACHE"):
         PictureStore(photos[0], tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert not cached(tmp_path)
 
 
 def test_disk_too_small_is_known_before_decoding(photos, tmp_path, monkeypatch):
@@ -186,6 +257,16 @@ def test_disk_too_small_is_known_before_decoding(photos, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"need 0\.0 GiB, 0\.0 GiB are free; set UNSMEAR_CACHE"):
         PictureStore(photos[0], tmp_path / "cache")
     assert not decoded
+
+
+def test_much_to_decode_is_told(photos, tmp_path, monkeypatch):
+    told: list[str] = []
+    PictureStore(photos[0], tmp_path / "cache", told.append)
+    assert not told
+    monkeypatch.setattr(module, "_LARGE", 1000)
+    for _ in range(2):
+        PictureStore(photos[0][1:], tmp_path / "cache", told.append)
+    assert told == [f"decoding 0.0 GiB of pictures into {tmp_path / 'cache'}, once for this and later runs"]
 
 
 def test_cache_that_cannot_be_a_folder(photos, tmp_path):
@@ -202,7 +283,7 @@ def test_undecodable_file_is_named_and_nothing_is_left(tmp_path, data):
     file.write_bytes(file.read_bytes()[:2000] if data is None else data)
     with pytest.raises(ImageError, match=r"b\.png: cannot be decoded"):
         PictureStore(list_pictures(tmp_path), tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert not cached(tmp_path)
 
 
 def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
@@ -248,4 +329,4 @@ def test_place_of_the_cache_can_be_chosen(tmp_path, monkeypatch):
     assert default_cache() == tmp_path / "mine"
     save(tmp_path / "a.png")
     PictureStore([tmp_path / "a.png"])
-    assert len(list((tmp_path / "mine").iterdir())) == 1
+    assert len(list((tmp_path / "mine").glob("*.pixels"))) == 1

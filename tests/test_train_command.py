@@ -3,16 +3,18 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_video import write_video
 
 pytest.importorskip("accelerate")
 
 from unsmear import load_model
 from unsmear.errors import UsageError
-from unsmear.train.command import configure
+from unsmear.train.command import _logging, configure, run_training
 
 
 def unsmear(*arguments):
@@ -45,6 +47,7 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
     first = unsmear(*arguments, "--minutes", "0.001")
     assert first.returncode == 0, first.stderr
     assert "GoPro (blur), train: 2 pairs" in first.stderr
+    assert "frames: 13 frames in 1 clip\n" in first.stderr
     assert "stopped, go on with --resume" in first.stderr
 
     again = unsmear(*arguments)
@@ -70,7 +73,7 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
         (["--set", "depth=3"], "--set 'depth=3': write FIELD=VALUE with one of model, overrides"),
         (["--set", "steps=many"], "--set 'steps=many': steps is of another type, such as 100000"),
         (["--set", "steps=0"], "steps must be at least 1"),
-        (["--data", "missing"], "missing: no such folder; give DIR, or photos:DIR, frames:DIR, pairs:DIR"),
+        (["--data", "missing"], "missing: no such folder or video; give PATH, or photos:PATH, frames:PATH, pairs:PATH"),
     ],
 )
 def test_mistakes_get_one_line(tmp_path, arguments, message):
@@ -79,6 +82,94 @@ def test_mistakes_get_one_line(tmp_path, arguments, message):
     assert run.returncode == 2
     assert run.stderr.startswith(f"unsmear: error: {message}")
     assert run.stderr.count("\n") == 1
+
+
+def train_briefly(out, *data, **options):
+    """Ten steps in this process, where warnings are errors; what a person would be told."""
+    told = []
+    config = configure("smoke", ["steps=10", "validate_every=10"])
+    given = {"validate": None, "minutes": None, "resume": False, "show": lambda row: None, "notice": told.append}
+    run_training(config, [str(path) for path in data], out, **given | options)
+    return told
+
+
+def test_videos_and_folders_of_frames_are_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    clip = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(13)]
+    video = write_video(tmp_path / "clip.mp4", clip)
+    write_video(tmp_path / "several/one.mkv", clip)
+    write_video(tmp_path / "several/two.mov", clip)
+    frames = write_pictures(tmp_path / "frames", 14)
+    told = train_briefly(tmp_path / "run", video, f"frames:{tmp_path / 'several'}", f"frames:{frames}")
+    assert told == [
+        f"{video}: 13 frames in 1 clip",
+        f"{tmp_path / 'several'}: 26 frames in 2 clips",
+        f"{frames}: 14 frames in 1 clip",
+    ]
+    assert (tmp_path / "run/weights.safetensors").exists()
+
+    short = write_video(tmp_path / "short.mp4", clip[:12])
+    with pytest.raises(UsageError, match=r"short\.mp4: averaging up to 13 frames needs as many; got 12"):
+        train_briefly(tmp_path / "other", short)
+
+
+def test_several_clips_share_what_is_for_frames(tmp_path, monkeypatch):
+    shares = []
+    monkeypatch.setattr("unsmear.train.command.train", lambda config, sources, *_, **__: shares.extend(sources))
+    photos, frames = write_pictures(tmp_path / "photos", 2), write_pictures(tmp_path / "frames", 13)
+    train_briefly(tmp_path / "run", photos, f"frames:{frames}", f"frames:{frames}")
+    assert [share for _, share in shares] == [0.125, 0.125, 0.75]
+
+
+# TensorBoard
+
+
+def scalars(folder):
+    """Steps and values by name, as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_what_the_log_holds(tmp_path):
+    pytest.importorskip("tensorboard")
+    photos, others = write_pictures(tmp_path / "photos", 2), write_pictures(tmp_path / "others", 1)
+    train_briefly(tmp_path / "run", photos, validate=others, tensorboard=True)
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    written = scalars(tmp_path / "run")
+    assert [step for step, _ in written["loss"]] == [5, 10]
+    for name in ("loss", "psnr", "gain", "rate"):
+        assert written[name] == [(row["step"], pytest.approx(row[name])) for row in rows if name in row]
+    (validation,) = (row["validation"] for row in rows if "validation" in row)
+    for strength in ("mild", "medium", "strong"):
+        assert written[f"validation/{strength}/gain"] == [(10, pytest.approx(validation[strength]["gain"], abs=1e-5))]
+    assert written["validation/sharp/after"] == [(10, pytest.approx(validation["sharp"]["after"]))]
+
+
+def test_tensorboard_forgets_what_a_killed_run_will_do_again(tmp_path):
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    for steps in ([5, 10, 15], [10, 15, 20]):
+        with suppress(KeyboardInterrupt), _logging(tmp_path, SummaryWriter) as write:
+            for step in steps:
+                write({"step": step, "loss": float(step)})
+            raise KeyboardInterrupt  # which must not lose the last lines either
+    assert scalars(tmp_path) == {"loss": [(step, step) for step in (5, 10, 15, 20)]}
+
+
+def test_missing_tensorboard_is_named_before_anything_is_done(tmp_path):
+    photos = write_pictures(tmp_path / "photos", 1)
+    arguments = ["unsmear", "train", "--data", str(photos), "--out", str(tmp_path / "run"), "--tensorboard"]
+    code = (
+        f"import sys; sys.modules['tensorboard'] = None; sys.argv = {arguments}; from unsmear.cli import main; main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    needed = "--tensorboard needs the package tensorboard: pip install 'unsmear[tensorboard]'"
+    assert (run.returncode, run.stderr) == (2, f"unsmear: error: {needed}\n")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_settings_change_the_recipe():

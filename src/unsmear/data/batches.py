@@ -1,7 +1,8 @@
 """Training batches. Batch i depends on the seed and on i alone, so a run resumes at any step, on any workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -67,33 +68,50 @@ _PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40), (GOPRO, 40))
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """Consecutive frames of a high-speed video, averaged as the GoPro set was made.
+    """Consecutive frames of high-speed videos, averaged as the GoPro set was made.
 
     Attributes:
-        frames: (H, W, 3) uint8 each, all of one size.
+        frames: (H, W, 3) uint8 each, one clip after the other.
+        clips: Number of frames of each clip, by name. Frames of a clip have one size.
         lengths: Fewest and most frames to average, odd.
         linear_share: Share of crops averaged in linear light instead of over the encoded values.
     """
 
     frames: Sequence[np.ndarray]
+    clips: Mapping[str, int]
     lengths: tuple[int, int] = (3, 13)
     linear_share: float = 0.3
 
     def __post_init__(self) -> None:
-        if len(self.frames) < self.lengths[1]:
-            raise UsageError(f"averaging up to {self.lengths[1]} frames needs as many; got {len(self.frames)}")
+        assert sum(self.clips.values()) == len(self.frames)
+        shapes = (frame.shape for frame in self.frames)
+        for name, count in self.clips.items():
+            if count < self.lengths[1]:
+                raise UsageError(f"{name}: averaging up to {self.lengths[1]} frames needs as many; got {count}")
+            if len(set(islice(shapes, count))) > 1:
+                raise UsageError(f"{name}: the frames of a clip must all be of one size")
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw windows of frames and average each; the middle frame is the sharp one."""
         pairs = []
         for _ in range(count):
             length = self.lengths[0] + 2 * _below((self.lengths[1] - self.lengths[0]) // 2 + 1, rng)
-            first = _below(len(self.frames) - length + 1, rng)
+            first = self._first(length, rng)
             window = [self.frames[first + i] for i in range(length)]
             crops = _crops(window, size, rng)
             gamma = 2.2 if torch.rand((), generator=rng) < self.linear_share else None
             pairs.append(average_frames(crops.float() / 255, gamma))
         return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+    def _first(self, length: int, rng: torch.Generator) -> int:
+        """The first frame of a window, drawn from all that lie within one clip."""
+        place, begin = _below(sum(count - length + 1 for count in self.clips.values()), rng), 0
+        for count in self.clips.values():
+            if place < count - length + 1:
+                break
+            place -= count - length + 1
+            begin += count
+        return begin + place
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ class Batches(Dataset[Batch]):
         if not sources or sum(share for _, share in sources) <= 0:
             raise UsageError("there is nothing to train on: give sharp photos, video frames or pairs")
         self._sources = [source for source, _ in sources]
-        self._shares = torch.tensor([share for _, share in sources])
+        self._shares = torch.tensor([share for _, share in sources], dtype=torch.float32)
         self._count, self._size, self._steps, self._seed, self._rank = count, size, steps, seed, rank
 
     def __len__(self) -> int:

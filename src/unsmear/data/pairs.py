@@ -74,7 +74,7 @@ def find_pairs(folder: str | Path, *, split: Split = "train", variant: str | Non
         folder: Top folder of the data set.
         split: Which part; a validation part serves as `test` where there is no other.
         variant: Which of several blurred versions, as in `PairedFolder`; None for the first: of GoPro `blur`,
-            the plain average of encoded values.
+            the plain average of encoded values, which most papers train on.
 
     Raises:
         UsageError: If the layout is unknown, the part or the variant is not there, or pictures lack a
@@ -144,7 +144,12 @@ def _recognize(folder: Path) -> _Layout | None:
 
 
 def _read_hide(folder: Path, split: Split, variant: str | None) -> PairedFolder:
-    """Sharp pictures of both parts are in one folder; a list of names, where there is one, decides."""
+    """Sharp pictures of both parts are in one folder; a list of names, where there is one, decides.
+
+    Verified in Hiroki-Tomosada/DCTGAN-master, which reads the archive of joanshen0508/HA_deblur as it is:
+    train/*.png, test/*/*.png (the folders test-close-ups and test-long-shot), GT/*.png under the same names, and
+    train.txt and test.txt with names alone, one a line.
+    """
     if variant:
         raise UsageError(f"{folder}: HIDE has no variants; leave out {variant!r}")
     parts = _folders(folder)
@@ -164,17 +169,29 @@ def _read_hide(folder: Path, split: Split, variant: str | None) -> PairedFolder:
 
 
 def _reds_sides(folder: Path, split: str) -> tuple[dict[str, Path], Path] | None:
-    """Folders of blurred pictures by kind, and that of the sharp ones, as in train_blur_jpeg, train_sharp."""
+    """Folders of blurred pictures by kind, and that of the sharp ones, as in train_blur_jpeg, train_sharp.
+
+    Verified: the archives train_blur.zip, train_blur_comp.zip, train_sharp.zip and the same of val
+    (SeungjunNah/seungjunnah.github.io) and train_blur_jpeg.zip with .jpg (megvii-research/NAFNet) hold
+    train/train_blur/000/00000000.png and so on (open-mmlab/mmagic, which unpacks each into a folder of its own
+    name, and drops the train in between). Of test there is nothing sharp.
+    """
     for part in _PARTS[split]:
         for top in (folder, _folders(folder).get(part)):
             inside = _folders(top) if top else {}
             # Not train_blur_bicubic, whose pictures are smaller.
             names = [name for name in inside if re.fullmatch(f"{part}_blur(_comp|_jpeg)?", name)]
-            kinds = {name.removeprefix(f"{part}_"): inside[name] for name in names}
+            kinds = {name.removeprefix(f"{part}_"): _unpacked(inside[name], part) for name in names}
             sharp = inside.get(f"{part}_sharp")
             if kinds and sharp:
-                return kinds, sharp
+                return kinds, _unpacked(sharp, part)
     return None
+
+
+def _unpacked(folder: Path, part: str) -> Path:
+    """The pictures of an archive that was unpacked into a folder of its own name: train_blur/train/train_blur."""
+    inner = folder / part / folder.name
+    return inner if inner.is_dir() else folder
 
 
 def _read_reds(folder: Path, split: Split, variant: str | None) -> PairedFolder:
@@ -197,7 +214,12 @@ def _real_blur_roots(folder: Path) -> dict[str, Path]:
 
 
 def _read_real_blur(folder: Path, split: Split, variant: str | None) -> PairedFolder:
-    """Scenes are divided by two lists, in their folder or beside it."""
+    """Scenes are divided by two lists, beside their folder or in it.
+
+    Verified: names of folders and lists in rimchang/RealBlur, lines of both lists of J in rimchang/RSBlur: sharp
+    and blurred file, each with the folder of the scenes, and a space at the end. Those of R are read alike by
+    others, but were not seen.
+    """
     roots = _real_blur_roots(folder)
     kind = _choose(folder, roots, variant)
     root = roots[kind]
@@ -211,12 +233,12 @@ def _read_real_blur(folder: Path, split: Split, variant: str | None) -> PairedFo
 
 
 def _read_list(list_file: Path, root: Path) -> tuple[Pair, ...]:
-    """Pairs of a list that has a sharp and a blurred file a line, and at times more."""
+    """Pairs of a list that has a sharp and a blurred file a line."""
     pairs = []
     for number, line in enumerate(list_file.read_text(encoding="utf-8-sig").splitlines(), 1):
         paths = [PurePosixPath(word) for word in line.split()]
         # Only scene, side and file count: the folder before them may have been renamed.
-        sides = {path.parent.name.lower(): root.joinpath(*path.parts[-3:]) for path in reversed(paths)}
+        sides = {path.parent.name.lower(): root.joinpath(*path.parts[-3:]) for path in paths}
         if paths and not {"blur", "gt"} <= sides.keys():
             raise UsageError(f"{list_file}: line {number} does not name a file in gt and one in blur")
         if paths:
@@ -229,7 +251,13 @@ def _read_list(list_file: Path, root: Path) -> tuple[Pair, ...]:
 
 
 def _read_sides(folder: Path, split: Split, variant: str | None) -> PairedFolder:
-    """Two parallel folders, directly or in each of several scenes, as in GoPro."""
+    """Two parallel folders, directly or in each of several scenes, as in GoPro.
+
+    Verified: GOPRO_Large.zip holds train/GOPR0372_07_00/blur_gamma/000047.png and so on, also blur and sharp
+    (SeungjunNah/DeepDeblur-PyTorch, SeungjunNah/DeepDeblur_release). Its authors train on blur_gamma; the copy with
+    input and target of swz30/MPRNet holds blur (its issue 75), as does what the paper's base model was trained on
+    (HongguangZhang/DMPHN-cvpr19-master, issue 22).
+    """
     top, split_found = _part(folder, split)
     sides = _sides(top)
     if sides:

@@ -1,19 +1,22 @@
-"""Decoded pictures in one memory-mapped file: decoded once, then shared by all workers and later runs."""
+"""Decoded pictures in one memory-mapped file: decoded once, then shared by all processes and later runs."""
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from unsmear.data.video import frames_size, is_video, read_frames
 from unsmear.errors import ImageError, UsageError
 from unsmear.exif import clean_exif
 from unsmear.formats import SUFFIXES
@@ -79,22 +82,29 @@ def default_cache() -> Path:
 
 
 class PictureStore(Sequence[np.ndarray]):
-    """The pictures of some files, upright, each (H, W, 3) uint8, read-only.
+    """The pictures of some files, upright, each (H, W, 3) uint8, read-only. A video gives all its frames.
 
     The first use decodes them all into one file of the cache folder, 3 bytes a pixel, which is found again by
     the names, sizes and dates of the files. The store can be sent to worker processes, which map the same
-    file. Of several processes that start at once each decodes on its own, and the first to be ready is taken.
+    file. Of several processes that start at once one decodes, and the others wait for it.
 
     Args:
-        files: Picture files.
+        files: Picture and video files.
         cache: Folder for the decoded pictures; None for `default_cache()`.
+        notice: Takes a sentence for a person before much is decoded.
+
+    Attributes:
+        files: The files.
+        counts: Number of pictures in each of them.
 
     Raises:
         ImageError: If a file cannot be decoded.
-        UsageError: If there are no files, or they cannot be cached.
+        UsageError: If there are no files, they cannot be cached, or a package for videos is missing.
     """
 
-    def __init__(self, files: Sequence[Path], cache: Path | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path], cache: Path | None = None, notice: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.files = list(files)
         if not self.files:
             raise UsageError("there are no pictures to decode")
@@ -103,7 +113,9 @@ class PictureStore(Sequence[np.ndarray]):
         try:
             if not self._map():
                 folder.mkdir(parents=True, exist_ok=True)
-                self._build(folder)
+                with _alone_in(folder):
+                    if not self._map():  # nobody else made it meanwhile
+                        self._build(folder, notice)
         except OSError as error:
             why = f"cannot cache decoded pictures: {error.strerror}"
             raise UsageError(f"{folder}: {why}; set UNSMEAR_CACHE to another folder") from None
@@ -114,11 +126,15 @@ class PictureStore(Sequence[np.ndarray]):
             flat = np.memmap(self._path, np.uint8, mode="r")
         except (FileNotFoundError, ValueError):  # nothing can be mapped of an empty file
             return False
-        # Height and width of every picture come last, so that a file cut off is known.
-        num_bytes = 16 * len(self.files)
+        # Height and width of every picture and their numbers in every file come last: a file cut off is known.
+        num_bytes = 8 * len(self.files)
         if len(flat) < num_bytes:
             return False
-        sides = np.frombuffer(flat[-num_bytes:].tobytes(), "<i8")
+        self.counts: list[int] = np.frombuffer(flat[-num_bytes:].tobytes(), "<i8").tolist()
+        num_bytes += 16 * sum(self.counts)
+        if min(self.counts) < 1 or len(flat) < num_bytes:
+            return False
+        sides = np.frombuffer(flat[-num_bytes : -8 * len(self.files)].tobytes(), "<i8")
         self._shapes = [(int(height), int(width), 3) for height, width in sides.reshape(-1, 2)]
         self._starts = [0]
         for height, width, channels in self._shapes:
@@ -126,25 +142,30 @@ class PictureStore(Sequence[np.ndarray]):
         self._flat = np.asarray(flat)
         return bool((sides > 0).all()) and self._starts[-1] + num_bytes == len(flat)
 
-    def _build(self, folder: Path) -> None:
+    def _build(self, folder: Path, notice: Callable[[str], None]) -> None:
         for old in folder.glob("*.part"):  # of processes that were killed
             with suppress(OSError):
                 if time.time() - old.stat().st_mtime > _ABANDONED:
                     old.unlink()
-        needed = sum(3 * height * width for height, width in map(picture_size, self.files))
-        free = shutil.disk_usage(folder).free
+        needed, free = sum(map(_decoded_size, self.files)), shutil.disk_usage(folder).free
         if needed > free:
             sizes = f"decoded pictures need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
-            raise UsageError(f"{folder}: {sizes}; set UNSMEAR_CACHE to a folder on a larger disk")
+            wish = "a folder on a larger disk, or give fewer pictures and shorter videos"
+            raise UsageError(f"{folder}: {sizes}; set UNSMEAR_CACHE to {wish}")
+        if needed > _LARGE:
+            notice(f"decoding {needed / 2**30:.1f} GiB of pictures into {folder}, once for this and later runs")
         part = self._path.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
             with part.open("xb") as file, ThreadPoolExecutor() as pool:
                 sides: list[int] = []
+                counts = [0] * len(self.files)
                 for start in range(0, len(self.files), 16):  # a few at a time, not all in memory
-                    for picture in pool.map(read_picture, self.files[start : start + 16]):
-                        file.write(picture.tobytes())
-                        sides += picture.shape[:2]
-                file.write(np.array(sides, "<i8").tobytes())
+                    for number, pictures in enumerate(pool.map(_read, self.files[start : start + 16]), start):
+                        for picture in pictures:
+                            file.write(picture.tobytes())
+                            sides += picture.shape[:2]
+                            counts[number] += 1
+                file.write(np.array(sides + counts, "<i8").tobytes())
                 file.flush()
                 os.fsync(file.fileno())
             if not self._map():
@@ -154,7 +175,7 @@ class PictureStore(Sequence[np.ndarray]):
             part.unlink(missing_ok=True)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._shapes)
 
     def __getitem__(self, index):  # type: ignore[override]
         """The picture at an index; a slice gives a list of them."""
@@ -173,10 +194,41 @@ class PictureStore(Sequence[np.ndarray]):
 
 
 _ABANDONED = 3600  # seconds without a write after which no process is at work on a file
+_LARGE = 2**30  # bytes that a person would like to know of
+
+
+def _read(path: Path) -> Iterable[np.ndarray]:
+    return read_frames(path) if is_video(path) else [read_picture(path)]
+
+
+def _decoded_size(path: Path) -> int:
+    return frames_size(path) if is_video(path) else 3 * math.prod(picture_size(path))
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lets in one process at a time. However it ends, the system opens the door for the next."""
+    with (folder / "lock").open("ab") as file:
+        with suppress(OSError):  # a network disk without locks: all decode, and the first to be ready is taken
+            if sys.platform == "win32":
+                import msvcrt
+
+                while True:
+                    try:
+                        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                        break
+                    except PermissionError:  # another process is inside
+                        time.sleep(0.1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _fingerprint(files: list[Path]) -> str:
-    facts: list[object] = ["upright RGB, sides last"]  # what the store is made of; new words make old stores void
+    # What the store is made of: new words make old stores void.
+    facts: list[object] = ["upright RGB, sides and counts last"]
     for file in files:
         try:
             status = file.stat()

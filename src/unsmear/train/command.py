@@ -6,8 +6,10 @@ and `checkpoints`.
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import torch
 
 from unsmear import __version__
 from unsmear.data.batches import RealPairs, SharpPhotos, Source, VideoFrames
+from unsmear.data.clips import list_clips
 from unsmear.data.pairs import check_sizes, find_pairs, is_paired
 from unsmear.data.store import PictureStore, list_pictures
+from unsmear.data.video import is_video
 from unsmear.errors import UsageError
 from unsmear.train.config import RECIPES, TrainConfig
 from unsmear.train.loop import Progress, Row, train
@@ -79,8 +83,8 @@ def run_training(
 
     Args:
         config: The run.
-        data: Folders, each `DIR` or `KIND:DIR` with a kind of `KINDS`. Without a kind, a folder is taken as
-            pairs if its layout is one of those, and as sharp photos otherwise.
+        data: Paths, each `PATH` or `KIND:PATH` with a kind of `KINDS`. Without a kind, a video is taken as
+            frames, a folder as pairs if its layout is one of those, and as sharp photos otherwise.
         out: Folder of the run.
         validate: Sharp pictures to validate on; None holds out every 20th of the photos.
         minutes: When to stop.
@@ -98,30 +102,26 @@ def run_training(
         raise UsageError("there is nothing to train on: give --data DIR")
     if not resume and (out / "checkpoints").exists():
         raise UsageError(f"{out}: holds a run already; pass --resume to go on with it, or choose another --out")
+    make_writer = _tensorboard() if tensorboard else None  # or tell what is missing before all is decoded
     sources: list[tuple[Source, float]] = []
     photos: list[Path] = []
-    for given in data:
-        kind, folder = _kind(given)
+    kinds = [_kind(given) for given in data]
+    number = Counter(kind for kind, _ in kinds)
+    for kind, path in kinds:
         if kind == "photos":
-            photos += list_pictures(folder)
+            photos += list_pictures(path)
         elif kind == "frames":
-            sources.append((VideoFrames(PictureStore(list_pictures(folder), cache)), config.frame_share))
+            sources.append((_frames(path, cache, notice), config.frame_share / number[kind]))
         else:
-            found = find_pairs(folder)
-            notice(f"{folder}: {found}")
-            check_sizes(found.pairs)
-            blurred, sharp = (
-                PictureStore([getattr(pair, side) for pair in found.pairs], cache) for side in ("blurred", "sharp")
-            )
-            sources.append((RealPairs(blurred, sharp), config.pair_share))
+            sources.append((_pairs(path, cache, notice), config.pair_share / number[kind]))
     held_out = list_pictures(validate) if validate else photos[_HELD_OUT - 1 :: _HELD_OUT] if len(photos) > 1 else []
     photos = [p for p in photos if p not in set(held_out)]
     if photos:
         rest = max(0.0, 1 - sum(share for _, share in sources)) or 1.0
-        sources.append((SharpPhotos(PictureStore(photos, cache), config.mixture, config.curriculum), rest))
+        sources.append((SharpPhotos(PictureStore(photos, cache, notice), config.mixture, config.curriculum), rest))
     sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED], cache)] if held_out else []
     _write_config(config, data, out)
-    with _logging(out, tensorboard) as write:
+    with _logging(out, make_writer) as write:
 
         def log(row: Row) -> None:
             write(row)
@@ -140,13 +140,32 @@ def run_training(
 
 
 def _kind(given: str) -> tuple[str, Path]:
-    kind, colon, folder = given.partition(":")
+    kind, colon, path = given.partition(":")
     if colon and kind in KINDS:
-        return kind, Path(folder)
-    folder = Path(given)
-    if not folder.is_dir():
-        raise UsageError(f"{given}: no such folder; give DIR, or {', '.join(f'{k}:DIR' for k in KINDS)}")
-    return ("pairs" if is_paired(folder) else "photos"), folder
+        return kind, Path(path)
+    path = Path(given)
+    if is_video(path):
+        return "frames", path
+    if not path.is_dir():
+        raise UsageError(f"{given}: no such folder or video; give PATH, or {', '.join(f'{k}:PATH' for k in KINDS)}")
+    return ("pairs" if is_paired(path) else "photos"), path
+
+
+def _frames(path: Path, cache: Path | None, notice: Callable[[str], None]) -> VideoFrames:
+    clips = list_clips(path)
+    store = PictureStore([file for files in clips.values() for file in files], cache, notice)
+    counts = iter(store.counts)
+    lengths = {name: sum(islice(counts, len(files))) for name, files in clips.items()}
+    notice(f"{path}: {len(store)} frames in {len(clips)} clip{'s' * (len(clips) > 1)}")
+    return VideoFrames(store, lengths)
+
+
+def _pairs(folder: Path, cache: Path | None, notice: Callable[[str], None]) -> RealPairs:
+    found = find_pairs(folder)
+    notice(f"{folder}: {found}")
+    check_sizes(found.pairs)
+    blurred = PictureStore([pair.blurred for pair in found.pairs], cache, notice)
+    return RealPairs(blurred, PictureStore([pair.sharp for pair in found.pairs], cache, notice))
 
 
 def _center(picture: np.ndarray) -> np.ndarray:
@@ -166,27 +185,33 @@ def _write_config(config: TrainConfig, data: Sequence[str], out: Path) -> None:
 
 
 @contextmanager
-def _logging(out: Path, tensorboard: bool) -> Iterator[Callable[[Row], None]]:
+def _logging(out: Path, make_writer: Callable[..., Any] | None) -> Iterator[Callable[[Row], None]]:
     """Lines to `log.jsonl`, and scalars to TensorBoard where wanted."""
-    writer = None
-    if tensorboard:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            raise UsageError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-        writer = SummaryWriter(str(out))
-    with (out / "log.jsonl").open("a") as file:
+    with (out / "log.jsonl").open("a") as file, ExitStack() as stack:
+        writer = None
 
         def write(row: Row) -> None:
+            nonlocal writer
             file.write(json.dumps(row) + "\n")
             file.flush()
-            if writer is not None:
+            if make_writer and not writer:
+                # Made here, as only the main process logs; and what a killed run wrote beyond its last checkpoint is
+                # to be forgotten.
+                writer = make_writer(str(out), purge_step=row["step"])
+                stack.callback(writer.close)
+            if writer:
                 for name, value in _scalars(row):
                     writer.add_scalar(name, value, row["step"])
 
         yield write
-    if writer is not None:
-        writer.close()
+
+
+def _tensorboard() -> Callable[..., Any]:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        raise UsageError("--tensorboard needs the package tensorboard: pip install 'unsmear[tensorboard]'") from None
+    return SummaryWriter
 
 
 def _scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
