@@ -86,7 +86,7 @@ def main() -> None:
 
         with profile() as record:
             step()
-        print(record.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=40))
+        print(record.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
 
 
 if __name__ == "__main__":
