@@ -13,9 +13,9 @@ SOURCE = Path(unsmear.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["doctor", "train", "bench"],
+    ["doctor", "train", "bench", "evaluation"],
     ["restore"],
-    ["batch", "tiling", "device", "cost"],
+    ["batch", "tiling", "device", "cost", "precision", "replay"],
     ["image", "models"],
     ["ops", "data", "checkpoint", "formats", "exif"],
     ["atomic", "process"],

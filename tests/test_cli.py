@@ -132,6 +132,20 @@ def test_flags_are_frozen(run):
             "--modules",
             "--json",
         ],
+        "eval": [
+            "--data",
+            "--sharp",
+            "--model",
+            "--protocol",
+            "--out",
+            "--save-images",
+            "--split",
+            "--variant",
+            "--device",
+            "--memory",
+            "--workers",
+            "--quiet -q",
+        ],
     }
     for command, expected in flags.items():
         _, out, _ = run(*command.split(), "--help")

@@ -24,6 +24,7 @@ import typer
 from unsmear import __version__
 from unsmear.bench.command import bench
 from unsmear.errors import UnsmearError, UsageError
+from unsmear.evaluation.command import evaluate
 from unsmear.process import tune_process
 
 if TYPE_CHECKING:
@@ -284,7 +285,8 @@ def doctor() -> int:
     return 0 if is_healthy else 1
 
 
-app.command()(bench)  # its module is light: it loads PyTorch when called
+app.command()(bench)  # these modules are light: they load PyTorch when called
+app.command("eval")(evaluate)
 
 
 @contextmanager
