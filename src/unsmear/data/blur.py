@@ -3,7 +3,7 @@
 A blurred photograph is the average of all pictures the sensor saw while the shutter was open. Here those
 sub-frames are warped copies of one sharp picture (and of objects cut from others), averaged in linear
 light or, as in the `blur` folders of the GoPro data set, over the encoded values. The ground truth is
-always the sub-frame at mid-exposure, which is not warped at all.
+always the picture where the motion is zero, not warped at all: its average place during the exposure.
 """
 
 from dataclasses import dataclass, fields

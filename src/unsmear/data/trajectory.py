@@ -6,7 +6,9 @@ from the middle of the picture, with a nearness map n in [0, 1] (1 is nearest to
     displacement(x, y, t) = [n, 1, x, y] @ motion[t]        with motion of shape (INSTANTS, 4, 2)
 
 so that translation scaled by nearness is parallax, and roll and zoom act on x and y about a center of
-their own. In the middle of the exposure every motion is zero: that instant is the ground truth.
+their own. On average over the exposure every motion is zero, and where it is zero is the ground truth. The instant at
+mid-exposure would not do: how far it is from the average nobody can see in a blurred picture, and a network that is
+asked to guess it hedges with blur. In averaged video frames, whose paths are smooth, the two nearly agree.
 """
 
 import math
@@ -16,12 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 INSTANTS = 129
-MIDDLE = INSTANTS // 2
 MIN_STEPS = 7
 
 
 def draw_path(num_axes: int, tremor: float, generator: torch.Generator) -> Tensor:
-    """Draws one smooth path that is zero at mid-exposure and spans about one unit.
+    """Draws one smooth path that is zero on average and spans about one unit.
 
     A path is a steady drift, which may bend and change speed, mixed with a tremor: a random walk whose
     velocity is itself continuous, as that of a hand that holds a mass.
@@ -45,7 +46,7 @@ def draw_path(num_axes: int, tremor: float, generator: torch.Generator) -> Tenso
     wander = functional.interpolate(wander, INSTANTS, mode="linear", align_corners=True)[0].T
     path = (1 - tremor) * _to_unit_span(velocity[:, :num_axes].cumsum(0))
     path = path + tremor * _to_unit_span(wander.cumsum(0))
-    return path - path[MIDDLE]
+    return path - path.mean(0)
 
 
 def _to_unit_span(path: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ def draw_motion(
         generator: source of randomness, on the CPU.
 
     Returns:
-        The motion, shape (INSTANTS, 4, 2), zero at `MIDDLE`.
+        The motion, shape (INSTANTS, 4, 2), zero on average.
     """
     height, width = size
     shares = torch.rand(5, generator=generator)

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from unsmear.data.batches import Batches, Source
-from unsmear.errors import TrainingError
+from unsmear.errors import TrainingError, UsageError
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.saphn import SAPHN
 from unsmear.restore import Deblurrer
@@ -95,11 +95,15 @@ def train(
 
     Raises:
         TrainingError: If too many steps in a row were not finite.
-        UsageError: If there is no checkpoint to resume from, or nothing to train on.
+        UsageError: If there is no checkpoint to resume from, nothing to train on, or Accelerate is set up to shard
+            the weights.
     """
     # Without being told, Accelerate takes several processes without GPUs for as many single ones.
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_gpu)
+    if accelerator.distributed_type.value in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        kind = accelerator.distributed_type.value
+        raise UsageError(f"{kind} cuts weights into pieces, and the moving average needs them whole: launch without it")
     torch.manual_seed(config.seed)
     plain = load_model(config.init) if config.init else create_model(config.model, **config.overrides)
     plain = plain.train().to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
