@@ -24,8 +24,9 @@ check: install
 	$(BIN)/python -m pytest
 
 bench: install
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/pixel_adaptive.py
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training.py
+	$(BIN)/unsmear bench --model saphn-s --model saphn --modules
+	$(BIN)/python benchmarks/pixel_adaptive.py
+	$(BIN)/python benchmarks/training.py --threads 1
 	$(BIN)/python benchmarks/cost.py
 
 install: $(VENV)/.installed

@@ -1,8 +1,7 @@
 """Time of the pixel-adaptive convolution relative to a plain 5x5 convolution with as many channels.
 
 Every round runs each variant once, so that all of them meet the same state of the machine; only ratios mean
-something. Idle OpenMP threads of PyTorch spin for milliseconds, which disturbs whatever runs next: set
-OMP_WAIT_POLICY=PASSIVE, as training on a CPU should.
+something.
 """
 
 import os
@@ -10,6 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from unsmear.process import tune_process
+
+tune_process()  # before PyTorch is loaded
 
 import torch
 from torch.nn import functional as F

@@ -11,6 +11,10 @@ import argparse
 import statistics
 import time
 
+from unsmear.process import tune_process
+
+tune_process()  # before PyTorch is loaded
+
 import torch
 from torch import nn
 

@@ -165,6 +165,18 @@ def test_two_passes_may_wait_for_their_gradients():
     (first + second).sum().backward()  # nothing that the first has kept was written to
 
 
+def test_overwriting_gives_the_same_and_never_costs_a_gradient():
+    x, source, weight, bias, *_, onto = inputs(1, 16, 16, 8, 7, 5)
+    descriptors, before = gather_descriptors(x, source, weight, bias), onto.clone()
+    expected = distribute_descriptors(descriptors, x, weight, bias, onto)
+    assert torch.equal(onto, before)
+    onto.requires_grad_()
+    assert torch.equal(distribute_descriptors(descriptors, x, weight, bias, onto, overwrite=True), expected)
+    assert torch.equal(onto, before)
+    with torch.no_grad():
+        assert torch.equal(distribute_descriptors(descriptors, x, weight, bias, onto, overwrite=True), expected)
+
+
 def test_source_may_have_another_size():
     _, source, weight, bias, *_ = inputs(1, 3, 3, 2, 3, 4)
     descriptors = gather_descriptors(source, source, weight, bias)

@@ -1,6 +1,7 @@
 """What stands between people and a network, tried with small networks whose answers are known."""
 
 import doctest
+import math
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from unsmear import restore
+from unsmear import precision, restore
 from unsmear.device import choose_device, default_budget, free_memory
 from unsmear.errors import ImageError, ModelError, OutOfMemoryError, UsageError
+from unsmear.models import create_model, save_model
 from unsmear.restore import Deblurrer, deblur
 
 TILED = 0.03  # GiB: with 1000 bytes a pixel, tiles of about 160 x 160 pixels that share 32
@@ -341,6 +343,104 @@ def test_output_of_another_shape_is_an_error():
         Deblurrer(StandIn(lambda x: x[..., 1:])).restore(photo(8, 8, 3))
 
 
+# 16 bits
+
+
+def spoiled_by_half(bad, *, where=lambda x: True):
+    """The inverse, and `bad` instead where autocast is on."""
+
+    def function(x):
+        y = 1 - x
+        return torch.full_like(y, bad) if torch.is_autocast_enabled("cpu") and where(x) else y
+
+    return StandIn(function)
+
+
+def test_networks_compute_in_float32_unless_told_otherwise():
+    assert Deblurrer(StandIn(), device="cpu").dtype == torch.float32
+    for name in ("float32", "bfloat16", "float16"):
+        assert Deblurrer(StandIn(), device="cpu", dtype=name).dtype == getattr(torch, name)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bits_leave_the_picture_its_precision(dtype):
+    convolution = nn.Conv2d(3, 3, 1)
+    seen = []
+
+    def function(x):
+        y = convolution(x)
+        seen.append(y.dtype)
+        return x + 0 * y
+
+    image = np.random.default_rng(0).random((20, 30, 3), np.float32)
+    np.testing.assert_array_equal(Deblurrer(StandIn(function), device="cpu", dtype=dtype).restore(image), image)
+    assert seen == [getattr(torch, dtype)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0])
+def test_what_16_bits_spoil_is_done_again_with_one_notice(bad, dtype, caplog):
+    deblurrer = Deblurrer(spoiled_by_half(bad), device="cpu", dtype=dtype)
+    for seed in range(3):
+        image = photo(20, 30, 3, seed=seed)
+        np.testing.assert_array_equal(deblurrer.restore(image), 255 - image)
+    assert deblurrer.dtype == torch.float32
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    what = "a black picture" if bad == 0 else "values that are no finite numbers"
+    assert record.getMessage() == f"{dtype} gave {what}: computing in float32 from now on"
+
+
+def test_one_spoiled_tile_is_enough(caplog):
+    image, told = photo(300, 300, 3), []
+    image[290:, 290:] = 0  # only the last tile sees it
+    network = spoiled_by_half(math.nan, where=lambda x: (x == 0).all(1).sum() > 50)
+    deblurrer = Deblurrer(network, device="cpu", dtype="bfloat16", memory_gib=TILED)
+    restored = deblurrer.restore(image, progress=lambda done, total: told.append(done))
+    np.testing.assert_array_equal(restored, 255 - image)
+    assert told.count(0) == 2
+    assert len(caplog.records) == 1
+
+
+def test_threads_share_the_notice(caplog):
+    deblurrer = Deblurrer(spoiled_by_half(math.nan), device="cpu", dtype="bfloat16")
+    image = photo(20, 30, 3)
+    with ThreadPoolExecutor(4) as pool:
+        for restored in pool.map(deblurrer.restore, [image] * 8):
+            np.testing.assert_array_equal(restored, 255 - image)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("value", [0, 1, 3])
+def test_black_pictures_may_stay_black(value, caplog):
+    image = np.full((20, 30, 3), value, np.uint8)
+    deblurrer = Deblurrer(StandIn(lambda x: x - 1e-3), device="cpu", dtype="bfloat16")
+    assert deblurrer.restore(image).max() <= value
+    assert deblurrer.dtype == torch.bfloat16
+    assert not caplog.records
+
+
+def test_numbers_that_are_none_in_float32_too_stay_an_error():
+    deblurrer = Deblurrer(StandIn(lambda x: x * math.nan), device="cpu", dtype="float16")
+    with pytest.raises(ModelError, match="no finite numbers"):
+        deblurrer.restore(photo(20, 30, 3))
+
+
+def test_16_bits_of_a_real_network_are_close(tmp_path):
+    network = create_model("saphn-s", widths=(4, 8), lower_widths=(4, 8), levels=2)
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.1)
+    save_model(network, tmp_path / "weights.safetensors", dtype=torch.float32)
+    image = photo(40, 50, 3).astype(np.float32) / np.float32(255)
+    exact, rounded = (
+        Deblurrer(tmp_path / "weights.safetensors", device="cpu", dtype=dtype).restore(image)
+        for dtype in ("float32", "bfloat16")
+    )
+    changed = np.abs(exact - image).mean()
+    assert changed > 0.01
+    assert 0 < np.abs(exact - rounded).mean() < 0.02 * changed
+
+
 # Kinds of images
 
 
@@ -403,6 +503,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path):
         lambda folder: Deblurrer(StandIn(), memory_gib=float("nan")),
         lambda folder: Deblurrer(StandIn(), device="gpu"),
         lambda folder: Deblurrer(StandIn(), device="cuda:x"),
+        lambda folder: Deblurrer(StandIn(), dtype="half"),
         lambda folder: Deblurrer(nn.Identity()),
         lambda folder: Deblurrer("no-such-model"),
     ],
@@ -457,5 +558,6 @@ def test_the_examples_run():
 
     if shipped_weights(DEFAULT_MODEL) is None:
         pytest.skip("the default model has no weights yet")
-    result = doctest.testmod(restore)
-    assert (result.failed, result.attempted) == (0, 8)
+    for module, count in ((restore, 8), (precision, 1)):
+        result = doctest.testmod(module)
+        assert (result.failed, result.attempted) == (0, count)

@@ -26,5 +26,5 @@ def tune_process() -> None:
     if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         with suppress(OSError, AttributeError):  # other C libraries have no mallopt
             library = ctypes.CDLL(None)
-            library.mallopt(_MMAP_THRESHOLD, 2**30)
+            library.mallopt(_MMAP_THRESHOLD, 2**25)
             library.mallopt(_TRIM_THRESHOLD, _KEPT)

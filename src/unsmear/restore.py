@@ -19,6 +19,7 @@ from unsmear.device import choose_device, default_budget
 from unsmear.errors import ImageError, ModelError, OutOfMemoryError, UsageError
 from unsmear.image import MAX_MEGAPIXELS, default_output, from_pil, to_pil
 from unsmear.models import DEFAULT_MODEL, load_model
+from unsmear.precision import HalfPrecisionError, Runner, choose_dtype
 from unsmear.tiling import TilePlan, merge_tiles, plan_tiles, reflect_indices
 
 Progress = Callable[[int, int], None]
@@ -49,6 +50,9 @@ class Deblurrer:
         device: "auto", "cpu", "cuda", "cuda:1" and so on, or "mps".
         memory_gib: Working memory that one picture may take, in GiB. None for a share of what is free; on a
             CPU at most 2 GiB. Larger pictures are done in overlapping tiles.
+        dtype: What the network computes in: "float32", "bfloat16", "float16", or "auto" for 16 bits on CUDA devices
+            and float32 elsewhere. Where 16 bits ever give numbers that are not finite, or black, the picture is done
+            again in float32, as all are from then on, and the log says so once.
 
     Attributes:
         name: Name of the network.
@@ -66,10 +70,12 @@ class Deblurrer:
         *,
         device: str = "auto",
         memory_gib: float | None = None,
+        dtype: str = "auto",
     ) -> None:
         if memory_gib is not None and not memory_gib > 0:
             raise UsageError(f"memory_gib must be more than 0, not {memory_gib}")
         choice = choose_device(device)
+        computes_in = choose_dtype(dtype, choice.device)
         network = model if isinstance(model, nn.Module) else load_model(model)
         for attribute in ("name", "size_multiple", "peak_bytes_per_pixel"):
             if not hasattr(network, attribute):
@@ -80,7 +86,13 @@ class Deblurrer:
         self._size_multiple = int(network.size_multiple)  # type: ignore[arg-type]
         self._bytes_per_pixel = float(network.peak_bytes_per_pixel)  # type: ignore[arg-type]
         self._memory = None if memory_gib is None else memory_gib * _GIB
-        self._network = network.to(self.device, torch.float32).eval()
+        network = network.to(self.device, torch.float32).eval()
+        self._run = Runner(network, self.device, computes_in, halve_weights=network is not model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in now."""
+        return self._run.dtype
 
     @overload
     def __call__(
@@ -167,6 +179,14 @@ class Deblurrer:
             raise UsageError(f"strength must be 0 to 1, not {strength}")
         if strength == 0:
             return image.copy()
+        try:
+            return self._restore_fitting(image, strength, progress)
+        except HalfPrecisionError as error:
+            self._run.widen(error)
+        return self._restore_fitting(image, strength, progress)
+
+    def _restore_fitting(self, image: np.ndarray, strength: float, progress: Progress | None) -> np.ndarray:
+        """Restore an array with the largest tiles that memory takes."""
         height, width = image.shape[:2]
         plan = self.plan(height, width)
         for halvings in range(1 + _MAX_HALVINGS):
@@ -186,7 +206,7 @@ class Deblurrer:
         )
 
     def plan(self, height: int, width: int, *, budget: float | None = None) -> TilePlan:
-        """How a picture of this size would be divided now.
+        """How a picture of this size would be divided now, if it had to be done in float32.
 
         Args:
             height: Height of the picture in pixels.
@@ -220,7 +240,7 @@ class Deblurrer:
             nonlocal done
             rows = reflect_indices(top, top + plan.tile_height, plan.height)
             cols = reflect_indices(left, left + plan.tile_width, plan.width)
-            tile = self._run(source[rows[:, None], cols], full)
+            tile = self._restore_tile(source[rows[:, None], cols], full)
             done += 1
             if progress is not None:
                 progress(done, plan.num_tiles)
@@ -243,11 +263,11 @@ class Deblurrer:
         return restored.reshape(image.shape)
 
     @torch.inference_mode()
-    def _run(self, tile: np.ndarray, full: int) -> np.ndarray:
+    def _restore_tile(self, tile: np.ndarray, full: int) -> np.ndarray:
         """Values (H, W, 1 or 3) in [0, full] through the network, as float32 (H, W, 3)."""
         x = torch.from_numpy(tile).to(self.device).permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
         x = x.to(torch.float32, memory_format=torch.channels_last) / full
-        y = self._network(x)
+        y = self._run(x)
         if y.shape != x.shape:
             raise ModelError(f"model {self.name!r} turned {tuple(x.shape)} into {tuple(y.shape)}; the shape must stay")
         if not y.sum().isfinite():  # one number tells of all, without a map of them
@@ -290,6 +310,7 @@ def deblur(
     *,
     model: str | Path | nn.Module = DEFAULT_MODEL,
     device: str = "auto",
+    dtype: str = "auto",
     strength: float = 1.0,
 ) -> AnyImage: ...
 
@@ -300,6 +321,7 @@ def deblur(
     *,
     model: str | Path | nn.Module = DEFAULT_MODEL,
     device: str = "auto",
+    dtype: str = "auto",
     strength: float = 1.0,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -311,11 +333,12 @@ def deblur(
     *,
     model: str | Path | nn.Module = DEFAULT_MODEL,
     device: str = "auto",
+    dtype: str = "auto",
     strength: float = 1.0,
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path | np.ndarray | Tensor | Image.Image:
-    """Deblur one image: `Deblurrer(model, device=device)(image, ...)`. For several, keep a `Deblurrer`.
+    """Deblur one image: `Deblurrer(model, ...)(image, ...)`. For several, keep a `Deblurrer`.
 
     >>> import numpy as np
     >>> import unsmear
@@ -326,6 +349,7 @@ def deblur(
         image: A path, PIL image, array or tensor, as for `Deblurrer`.
         model: A name of `list_models()`, a weights file, or a network of your own.
         device: "auto", "cpu", "cuda", "cuda:1" and so on, or "mps".
+        dtype: "auto", "float32", "bfloat16" or "float16", as for `Deblurrer`.
         strength: How far to go from the input (0) to the network's output (1).
         output: With a path, where to write; by default `name.deblurred.ext` beside the input.
         overwrite: Whether an existing output may be replaced.
@@ -336,7 +360,7 @@ def deblur(
     Raises:
         UnsmearError: As `Deblurrer` and its call do.
     """
-    restore = cast(Callable[..., Any], Deblurrer(model, device=device))  # the overloads know no union
+    restore = cast(Callable[..., Any], Deblurrer(model, device=device, dtype=dtype))  # the overloads know no union
     return restore(image, strength=strength, output=output, overwrite=overwrite)
 
 

@@ -16,7 +16,7 @@ Spatial sizes must be multiples of `size_multiple`. Values in and out are sRGB-e
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,14 +106,15 @@ class Attention(nn.Module):
         self.project = nn.Linear(source_channels, channels, bias=False)
         nn.init.zeros_(self.project.weight)
 
-    def forward(self, x: Tensor, source: Tensor, onto: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, onto: Tensor, overwrite: bool = False) -> Tensor:
         """Attend from `x` (B, C, H, W) to `source` (B, C', H, W); returns (B, C, H, W), added to `onto`."""
         descriptors = gather_descriptors(x, source, self.gather.weight, self.gather.bias)  # Eqs. 1-2
         descriptors = gate_descriptors(descriptors, self.gate.weight, self.gate.bias)  # Eqs. 3-4
         # A learned projection undoes the weakness of Eq. 6's average. It commutes with the distribution, so it
         # is applied to the few descriptors rather than to every pixel.
         descriptors = self.project(descriptors.to(x.dtype)) * descriptors.shape[1]
-        return distribute_descriptors(descriptors, x, self.distribute.weight, self.distribute.bias, onto)  # Eqs. 5-6
+        maps = self.distribute
+        return distribute_descriptors(descriptors, x, maps.weight, maps.bias, onto, overwrite=overwrite)  # Eqs. 5-6
 
 
 class PixelDependentFilter(nn.Module):
@@ -133,7 +134,7 @@ class PixelDependentFilter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Filter `x` (B, C, H, W) by Eq. 7."""
         generator, bias = self.generate.weight, self.generate.bias
-        return pixel_dependent_filter(x, generator, bias, self.weight, self.bias, bounded=self.bounded)  # type: ignore[arg-type]
+        return pixel_dependent_filter(x, generator, bias, self.weight, self.bias, bounded=self.bounded)
 
 
 class ContentAwareModule(nn.Module):
@@ -150,9 +151,9 @@ class ContentAwareModule(nn.Module):
         """Process `x` (B, C, H, W), in the decoder with the encoder's features of the same shape."""
         y = x if self.filter is None else self.filter(x)  # x_dyn
         if self.attend_self is not None:
-            y = self.attend_self(x, x, onto=y)  # Eq. 8: x_GL = x_att + x_dyn
+            y = self.attend_self(x, x, onto=y, overwrite=y is not x)  # Eq. 8: x_GL = x_att + x_dyn
         if self.attend_encoder is not None and encoded is not None:
-            y = self.attend_encoder(x, encoded, onto=y)
+            y = self.attend_encoder(x, encoded, onto=y, overwrite=y is not x)
         return y
 
 
@@ -189,7 +190,9 @@ class Encoder(nn.Module):
         """Encode `x`; returns the features of every scale, finest first."""
         features = []
         for down, blocks in zip(self.down, self.blocks, strict=True):
-            x = blocks(down(x))
+            x = down(x)
+            for block in blocks:  # type: ignore[union-attr]
+                x = block(x)
             features.append(x)
         return features
 
@@ -212,12 +215,13 @@ class Decoder(nn.Module):
             nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Decode the features of every scale, finest first."""
+        """Decode the features of every scale, finest first; takes them off the list, to free memory as it goes."""
         x = features[-1]
-        for i, encoded in enumerate(reversed(features)):
+        for i, blocks in enumerate(self.blocks):
+            encoded = features.pop()
             if i > 0:
                 x = self.up[i - 1](x)
-            for block in self.blocks[i]:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[union-attr]
                 x = block(x, encoded)
         return self.last(x)
 
@@ -277,14 +281,14 @@ class SAPHN(nn.Module):
         lower: Tensor | None = None
         estimates = []
         for level in range(self.config.levels, 0, -1):
-            features = self._run(self.encoders[level - 1], to_patches(estimate, level))
+            features = self._encode(level, to_patches(estimate, level))
             if lower is not None:
                 sum_so_far = features[-1] + lower if self.config.merge == "add+attention" else features[-1]
                 features[-1] = self.merges[level - 1](features[-1], lower, onto=sum_so_far)
             if level > 1:  # the decoder sees the patches of the level above
                 features = [stitch(f, level) for f in features]
             lower = features[-1]
-            residual = self._run(self.decoders[level - 1], features)
+            residual = self._decode(level, features)
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
             if self.config.residual:
@@ -296,10 +300,17 @@ class SAPHN(nn.Module):
             estimates.append(estimate)
         return estimates
 
-    def _run(self, module: nn.Module, x: Tensor | list[Tensor]) -> Any:
+    def _encode(self, level: int, x: Tensor) -> list[Tensor]:
+        encoder = self.encoders[level - 1]
         if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(module, x, use_reentrant=False)
-        return module(x)
+            return cast(list[Tensor], checkpoint(encoder, x, use_reentrant=False))
+        return encoder(x)
+
+    def _decode(self, level: int, features: list[Tensor]) -> Tensor:
+        decoder = self.decoders[level - 1]
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(lambda *inputs: decoder(list(inputs)), *features, use_reentrant=False))
+        return decoder(features)
 
 
 # Level l halves each patch of level l-1: along the height at even levels, along the width at odd ones. Patches

@@ -16,9 +16,12 @@ def gather(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _Gather.apply(x, source, weight, bias)  # type: ignore[return-value]
 
 
-def distribute(descriptors: Tensor, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
-    """Eqs. 5 and 6 for descriptors (B, N, C'), x (B, C, H, W), weight (N, C), bias (N), onto (B, C', H, W); like it."""
-    return _Distribute.apply(descriptors, x, weight, bias, onto)  # type: ignore[return-value]
+def distribute(descriptors: Tensor, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor, overwrite: bool) -> Tensor:
+    """Eqs. 5 and 6 for descriptors (B, N, C'), x (B, C, H, W), weight (N, C), bias (N), onto (B, C', H, W); like it.
+
+    With `overwrite`, which knows no gradients, the result may lie where `onto` was.
+    """
+    return _Distribute.apply(descriptors, x, weight, bias, onto, overwrite)  # type: ignore[return-value]
 
 
 class _Gather(torch.autograd.Function):
@@ -72,11 +75,13 @@ class _Gather(torch.autograd.Function):
 
 class _Distribute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, descriptors: Tensor, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, descriptors: Tensor, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor, overwrite: bool
+    ) -> Tensor:
         x_last, onto_last = _features(x), _features(onto)
         by_map, floor = _maps(weight, bias)
         (batch, pixels, channels), width, maps = x_last.shape, onto_last.shape[2], len(floor)
-        out = torch.empty_like(onto_last)
+        out = onto_last if overwrite else torch.empty_like(onto_last)
         run(
             kernels.distribute, batch * -(-pixels // kernels.CHUNK),
             x_last, by_map, floor, _padded(descriptors, maps, width), onto_last, out, pixels, channels, width, maps,
@@ -106,6 +111,7 @@ class _Distribute(torch.autograd.Function):
             grad_weight.sum(0)[: len(weight), : weight.shape[1]],
             grad_bias.sum(0)[: len(weight)],
             grad,
+            None,
         )
 
 

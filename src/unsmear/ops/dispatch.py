@@ -1,7 +1,15 @@
 """Where the operators compute: in compiled kernels, or in plain PyTorch."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
+
+use_triton = torch.version.cuda is not None and find_spec("triton") is not None
+"""Whether NVIDIA GPUs run Triton kernels. May be set to False, to compare them with plain PyTorch."""
+
+_WIDEST = {torch.float32: 64, torch.bfloat16: 128, torch.float16: 128}
+"""How many channels a program's share of shared memory has room for."""
 
 
 def takes_kernels(x: Tensor) -> bool:
@@ -11,3 +19,20 @@ def takes_kernels(x: Tensor) -> bool:
     """
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     return x.is_cpu and not tracing and not torch.compiler.is_compiling()
+
+
+def takes_triton(x: Tensor, *channels: int) -> bool:
+    """Whether the Triton kernels can work on a tensor and on these numbers of channels, maps or taps.
+
+    `torch.compile` may hold their operators, graphs that leave this machine may not. Older GPUs than those of compute
+    capability 8.0 lack bfloat16.
+    """
+    if not (use_triton and x.is_cuda and x.numel() > 0 and max(channels) <= _WIDEST.get(x.dtype, 0)):
+        return False
+    leaves = torch.jit.is_tracing() or torch.compiler.is_exporting()  # pyright: ignore[reportPrivateImportUsage]
+    return not leaves and torch.cuda.get_device_properties(x.device).major >= 8
+
+
+def computing_type(x: Tensor) -> torch.dtype:
+    """The type that a convolution of x computes in on a GPU: autocast's, or that of x."""
+    return torch.get_autocast_dtype("cuda") if x.is_cuda and torch.is_autocast_enabled("cuda") else x.dtype

@@ -4,8 +4,9 @@ An ordinary convolution, except that every pixel multiplies the taps of the filt
 
     y_i = sum over j in window(i) of K[i, j] W[p_j - p_i] x_j + b
 
-On a CPU this runs compiled code (`pixel_adaptive_cpu`), elsewhere a loop over the taps in PyTorch. Neither
-keeps a buffer that grows with the number of taps times channels, in forward or backward.
+On a CPU this runs compiled code (`pixel_adaptive_cpu`), on NVIDIA GPUs Triton kernels (`pixel_adaptive_cuda`),
+elsewhere a loop over the taps in PyTorch. None keeps a buffer that grows with the number of taps times channels, in
+forward or backward.
 """
 
 import functools
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from unsmear.ops.dispatch import takes_kernels
+from unsmear.ops.dispatch import computing_type, takes_kernels, takes_triton
 
 
 def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -53,32 +54,49 @@ def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tenso
     if x.is_cpu:
         precise = torch.promote_types(dtype, torch.float32)
         dtype = precise if torch.is_autocast_enabled("cpu") else dtype
+    elif x.is_cuda and torch.is_autocast_enabled("cuda"):
+        dtype = precise = computing_type(x)
     x, kernel, weight, *rest = (tensor.to(precise) for tensor in tensors)
     bias = rest[0] if rest else None
+    if takes_triton(x, x.shape[1], len(weight)):
+        from unsmear.ops import pixel_adaptive_cuda as cuda
+
+        return cuda.pixel_adaptive(x, kernel, weight, bias)
     compute = _PixelAdaptive.apply if takes_kernels(x) else _forward
     return compute(x, kernel, weight, bias).to(dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def generate_kernels(x: Tensor, weight: Tensor, bias: Tensor, *, bounded: bool = True) -> Tensor:
+def generate_kernels(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, bounded: bool = True) -> Tensor:
     """The kernel generation function of section 2.2: a convolution that makes the factors K of Eq. 7.
 
     Args:
         x: Features (B, C, H, W).
         weight: Weight of the convolution (k * k, C, s, s), s odd.
-        bias: Its bias (k * k,).
+        bias: Its bias (k * k,), or None.
         bounded: Whether the factors are kept between 0 and 2, as twice a sigmoid.
 
     Returns:
         Factors (B, k * k, H, W) for `pixel_adaptive_conv2d`.
     """
+    kernel = _factors(x, weight, bias, bounded)
+    return 2 * kernel if bounded else kernel
+
+
+def _factors(x: Tensor, weight: Tensor, bias: Tensor | None, bounded: bool) -> Tensor:
+    """What the convolution gives, or its sigmoid."""
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    if takes_triton(half := x.to(computing_type(x)), x.shape[1], len(weight)):
+        from unsmear.ops import pixel_adaptive_cuda as cuda
+
+        return cuda.generate_factors(half, weight.to(half.dtype), bias.to(half.dtype), bounded)
     kernel = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-    return 2 * torch.sigmoid(kernel) if bounded else kernel
+    return kernel.sigmoid_() if bounded else kernel  # in place: no gradient needs what the convolution gave
 
 
 def pixel_dependent_filter(
     x: Tensor,
     generator_weight: Tensor,
-    generator_bias: Tensor,
+    generator_bias: Tensor | None,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
@@ -92,7 +110,7 @@ def pixel_dependent_filter(
     Args:
         x: Features (B, C, H, W).
         generator_weight: Weight of the convolution that makes the factors (k * k, C, s, s).
-        generator_bias: Its bias (k * k,).
+        generator_bias: Its bias (k * k,), or None.
         weight: The filter, (Cout, C, k, k) or (C, 1, k, k).
         bias: Added to every pixel, (Cout,), or None.
         bounded: Whether the factors are kept between 0 and 2.
@@ -109,9 +127,12 @@ def pixel_dependent_filter(
         _check(x, x.new_empty(1).expand(x.shape[0], len(generator_weight), *x.shape[2:]), weight, bias)
         from unsmear.ops import pixel_adaptive_cpu as cpu
 
-        return cpu.depthwise_generated(x, generator_weight.flatten(1), generator_bias, weight, bias)
-    kernel = generate_kernels(x, generator_weight, generator_bias, bounded=bounded)
-    return pixel_adaptive_conv2d(x, kernel, weight, bias)
+        maker = generator_weight.flatten(1)
+        maker_bias = maker.new_zeros(len(maker)) if generator_bias is None else generator_bias
+        return cpu.depthwise_generated(x, maker, maker_bias, weight, bias)
+    # Where factors are twice a sigmoid the filter is twice as large instead: factors are many.
+    factors = _factors(x, generator_weight, generator_bias, bounded)
+    return pixel_adaptive_conv2d(x, factors, 2 * weight if bounded else weight, bias)
 
 
 def _check(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -190,7 +211,7 @@ def _forward(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> 
     for t, tap in enumerate(_taps(F.pad(x, [k // 2] * 4), k)):
         source, point = tap * kernel[:, t : t + 1], weight[:, :, t // k, t % k, None]
         term = source * point if _is_depthwise(x, weight) else F.conv2d(source, point[..., None])
-        out = term if out is None else out + term
+        out = term.to(torch.promote_types(term.dtype, torch.float32)) if out is None else out + term
     assert out is not None
     return out if bias is None else out + bias[:, None, None]
 
