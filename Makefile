@@ -4,36 +4,42 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check bench install clean
+.PHONY: demo test test-all check bench install develop clean
 
 demo: install
 	@mkdir -p demo
 	$(BIN)/unsmear deblur examples/*.png --output demo --overwrite
 	@echo "Compare examples/ with demo/."
 
-test: install
+test: develop
 	$(BIN)/python -m pytest
 
-test-all: install
+test-all: develop
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-check: install
+check: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest
 
-bench: install
+bench: develop
 	$(BIN)/unsmear bench --model saphn-s --model saphn --modules
 	$(BIN)/python benchmarks/pixel_adaptive.py
 	$(BIN)/python benchmarks/training.py --threads 1
 	$(BIN)/python benchmarks/cost.py
 
+# What it takes to deblur pictures, and what it takes to work on the project.
 install: $(VENV)/.installed
+develop: $(VENV)/.developing
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,plot,video,tensorboard,eval]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,eval,plot,video,tensorboard]'
 	@touch $@
 
 clean:

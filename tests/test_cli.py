@@ -35,7 +35,7 @@ class FakeDeblurrer:
 
     fault: Exception | None = None
 
-    def __init__(self, model, *, device="auto"):
+    def __init__(self, model, *, device="auto", dtype="auto"):
         self.name = model
         if model == "nobody":
             raise UsageError("unknown model 'nobody'")
@@ -104,6 +104,7 @@ def test_flags_are_frozen(run):
             "--strength",
             "--model",
             "--device",
+            "--dtype",
             "--max-megapixels",
             "--dry-run",
             "--quiet -q",
@@ -430,7 +431,7 @@ SLOW = """
     import types
 
     class Slow:
-        def __init__(self, model, *, device): pass
+        def __init__(self, model, *, device, dtype): pass
         def restore(self, rgb, *, strength, progress):
             progress(1, 4)
             sys.stderr.write("working\\n")

@@ -118,6 +118,9 @@ def deblur(
         str, typer.Option(metavar="NAME", help="A name that 'unsmear models' lists, or a weights file.")
     ] = "saphn-s",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="auto|float32|bfloat16|float16", help="What to compute in: auto is 16 bits on CUDA.")
+    ] = "auto",
     max_megapixels: Annotated[
         float, typer.Option(metavar="N", min=0, help="Refuse pictures with more million pixels.")
     ] = 200.0,
@@ -150,7 +153,7 @@ def deblur(
         report(0, f"loading {model}")
         from unsmear.restore import Deblurrer
 
-        deblurrer = Deblurrer(model, device=device)
+        deblurrer = Deblurrer(model, device=device, dtype=dtype)
         for done, job in enumerate(batch.jobs):
             start = time.monotonic()
             try:

@@ -56,11 +56,13 @@ def _examine_device() -> Iterator[Finding]:
 
     from unsmear.device import choose_device, default_budget, free_memory
     from unsmear.models import DEFAULT_MODEL
+    from unsmear.precision import choose_dtype
     from unsmear.restore import Deblurrer
 
     choice = choose_device()
     free, budget = free_memory(choice.device) / _GIB, default_budget(choice.device) / _GIB
-    yield "device", f"{choice.device} ({choice.reason}), computing in float32", True
+    dtype = str(choose_dtype("auto", choice.device)).removeprefix("torch.")
+    yield "device", f"{choice.device} ({choice.reason}), computing in {dtype}", True
     yield "threads", f"{torch.get_num_threads()} on {os.cpu_count()} processors", True
     yield "memory", f"{free:.1f} GiB free, of which one picture may take {budget:.1f} GiB", True
     try:

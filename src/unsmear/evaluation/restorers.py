@@ -75,7 +75,7 @@ class Network:
 
     def __init__(self, model: str | Path, *, device: str = "auto", memory_gib: float | None = None) -> None:
         self.name = str(model)
-        self.deblurrer = Deblurrer(model, device=device, memory_gib=memory_gib)
+        self.deblurrer = Deblurrer(model, device=device, dtype="float32", memory_gib=memory_gib)
         shipped = shipped_weights(self.name) if self.name in list_models() else None
         self.sha256 = hash_file(shipped or Path(model))
 

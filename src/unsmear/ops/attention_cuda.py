@@ -7,7 +7,6 @@ a product are rounded to 16 bits, as in any convolution; sums and softmaxes are 
 from typing import Any
 
 import torch
-import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op, register_autograd, register_fake
 
@@ -64,7 +63,7 @@ def gather_gradients(
         kernels.gather_gradients, (parts, len(x)), x.device,
         x_last, source_last, *_wide(weight, bias, descriptors, top, total, grad),
         grad_x, None if source is None else grad_source, grad_weight, grad_bias, x[0, 0].numel(), stretch,
-        **_constants(x, width, maps, shape), PART=_part(x),
+        **_constants(x, width, maps, shape),
     )  # fmt: skip
     return grad_x, grad_source, grad_weight.sum((0, 1)).to(weight.dtype), grad_bias.sum((0, 1)).to(bias.dtype)
 
@@ -127,7 +126,7 @@ def distribute_gradients(
         kernels.distribute_gradients, (parts, len(x)), x.device,
         channels_last(x), *_wide(weight, bias, descriptors), channels_last(grad),
         grad_x, grad_descriptors, grad_weight, grad_bias, x[0, 0].numel(), stretch,
-        **_constants(x, width, maps, shape), PART=_part(x),
+        **_constants(x, width, maps, shape),
     )  # fmt: skip
     return (
         grad_descriptors.sum(1).to(descriptors.dtype),
@@ -162,11 +161,6 @@ def _width(x: Tensor, source: Tensor | None) -> int:
 
 def _wide(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(torch.float32).contiguous() for tensor in tensors]
-
-
-def _part(x: Tensor) -> Any:
-    """Type of the factors in products of gradients: the weights of Eq. 1 times them are too small for float16."""
-    return tl.float32 if x.dtype == torch.float32 else tl.bfloat16
 
 
 def _shape(x: Tensor, width: int) -> tuple[tuple[int, int, int], int, int]:

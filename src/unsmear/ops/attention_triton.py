@@ -10,6 +10,9 @@ Features are (batch, pixel, channel) in any type, everything else is float32: we
 place, so that results repeat exactly.
 """
 
+# pyright: reportAssignmentType=false, reportMissingImports=false
+# Triton compiles its own language, which only looks like Python.
+
 import triton
 import triton.language as tl
 
@@ -150,7 +153,7 @@ def gather_gradients(
     pixels, stretch,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, MAPS: tl.constexpr,
     ROOM_C: tl.constexpr, ROOM_W: tl.constexpr, ROOM_M: tl.constexpr,
-    ROWS: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `gather` and `merge`, given that of the descriptors.
 
@@ -159,6 +162,8 @@ def gather_gradients(
     """
     m, c, w, n = tl.arange(0, ROWS), tl.arange(0, ROOM_C), tl.arange(0, ROOM_W), tl.arange(0, ROOM_M)
     b, part = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    # The changes of 1e6 weights that sum to one are too small for float16.
+    PART: tl.constexpr = tl.float32 if x.dtype.element_ty == tl.float32 else tl.bfloat16
     rows = _matrix(weight, n, c, MAPS, CHANNELS).to(PART)
     slope = _matrix(grad + b * MAPS * WIDTH, n, w, MAPS, WIDTH)
     mean = tl.sum(slope * _matrix(descriptors + b * MAPS * WIDTH, n, w, MAPS, WIDTH), 1)
@@ -199,7 +204,7 @@ def distribute_gradients(
     x, weight, bias, descriptors, grad, grad_x, grad_descriptors, grad_weight, grad_bias, pixels, stretch,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, MAPS: tl.constexpr,
     ROOM_C: tl.constexpr, ROOM_W: tl.constexpr, ROOM_M: tl.constexpr,
-    ROWS: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `distribute`, given that of its output.
 
@@ -208,6 +213,8 @@ def distribute_gradients(
     """
     m, c, w, n = tl.arange(0, ROWS), tl.arange(0, ROOM_C), tl.arange(0, ROOM_W), tl.arange(0, ROOM_M)
     b, part = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    # The changes of 1e6 weights that sum to one are too small for float16.
+    PART: tl.constexpr = tl.float32 if x.dtype.element_ty == tl.float32 else tl.bfloat16
     rows = _matrix(weight, n, c, MAPS, CHANNELS).to(PART)
     given = _matrix(descriptors + b * MAPS * WIDTH, n, w, MAPS, WIDTH).to(PART)
     weight_sum = tl.zeros([ROOM_M, ROOM_C], tl.float32)

@@ -43,7 +43,7 @@ def pixel_adaptive_gradients(grad: Tensor, x: Tensor, kernel: Tensor, weight: Te
     grad_x, grad_kernel, grad_weight = _convolve_back(grad, x, kernel, weight)
     if grad_weight is None:
         grad_weight = _weight_gradient(grad, x, kernel, weight)
-    return grad_x, grad_kernel, grad_weight
+    return grad_x, grad_kernel, grad_weight.contiguous()
 
 
 @register_fake("unsmear::pixel_adaptive_gradients")
@@ -175,4 +175,4 @@ def _weight_gradient(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) ->
         C_IN=c_in, C_OUT=c_out, ROOM_IN=room(c_in), ROOM_OUT=room(c_out), SIDE=side, GROUP=group, HIGH=high, WIDE=wide,
         PRECISION=precision(x.dtype), num_warps=warps, num_stages=stages,
     )  # fmt: skip
-    return parts.sum(0).permute(3, 2, 0, 1).to(weight.dtype).contiguous()
+    return parts.sum(0).permute(3, 2, 0, 1).to(weight.dtype)

@@ -9,7 +9,7 @@ their factors of a tap together. Channels are filled up by masks to a power of t
 the same place, so that results repeat exactly. Only the first pixel of a tile needs 64 bits to be counted.
 """
 
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false, reportMissingImports=false, reportOperatorIssue=false
 # Triton compiles its own language, which only looks like Python.
 
 import triton

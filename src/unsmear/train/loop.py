@@ -176,7 +176,7 @@ def train(
             log(meter.row(progress.step, config, before, now - began))
         if validation is not None and progress.step % config.validate_every == 0:
             if accelerator.is_main_process:
-                deblurrer = Deblurrer(average.module, device=str(accelerator.device))
+                deblurrer = Deblurrer(average.module, device=str(accelerator.device), dtype="float32")
                 log({"step": progress.step, "validation": summarize(validation.score(deblurrer))})
                 pictures = out / "pictures"
                 pictures.mkdir(parents=True, exist_ok=True)
