@@ -119,7 +119,7 @@ def deblur(
     ] = "saphn-s",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     dtype: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16|float16", help="What to compute in: auto is 16 bits on CUDA.")
+        str, typer.Option(metavar="TYPE", help="float32, bfloat16, float16, or auto: 16 bits on CUDA.")
     ] = "auto",
     max_megapixels: Annotated[
         float, typer.Option(metavar="N", min=0, help="Refuse pictures with more million pixels.")
