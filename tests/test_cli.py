@@ -85,7 +85,9 @@ def pixel(name):
 
 def shell(*arguments, stub="", **options):
     """Starts the command as a process of its own; `stub` is Python code that runs before."""
-    code = f"import sys\n{textwrap.dedent(stub)}\nfrom unsmear.cli import main\nmain()"
+    # Where tests run in the background, Ctrl-C is ignored, and processes inherit that.
+    start = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{start}\n{textwrap.dedent(stub)}\nfrom unsmear.cli import main\nmain()"
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen([sys.executable, "-c", code, *arguments], **options)
 
