@@ -15,6 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unsmear.process import tune_process
+
+tune_process()  # before PyTorch is loaded
+
 from unsmear import Deblurrer
 from unsmear.data.batches import SharpPhotos
 from unsmear.data.store import PictureStore, list_pictures, read_picture

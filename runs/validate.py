@@ -11,6 +11,10 @@ import argparse
 import json
 from pathlib import Path
 
+from unsmear.process import tune_process
+
+tune_process()  # before PyTorch is loaded
+
 from unsmear import Deblurrer
 from unsmear.data.store import read_picture
 from unsmear.train.validation import Validation, summarize
