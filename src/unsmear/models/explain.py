@@ -48,8 +48,10 @@ def explain(network: SAPHN, x: Tensor) -> Explanation:
     kernels: dict[str, Tensor] = {}
 
     def keep_maps(name: str, module: Attention, inputs: tuple[Tensor, ...]) -> None:
-        gather[name] = _whole(module.gather(inputs[0]).flatten(2).softmax(2).unflatten(2, inputs[0].shape[2:]), name)
-        distribute[name] = _whole(module.distribute(inputs[0]).softmax(1), name)
+        x = inputs[0]
+        q = module.gather(x).float().flatten(2).softmax(2).unflatten(2, x.shape[2:])
+        gather[name] = _whole(q, name)
+        distribute[name] = _whole(module.distribute(x).float().softmax(1), name)
 
     def keep_kernels(name: str, module: PixelDependentFilter, inputs: tuple[Tensor, ...]) -> None:
         made = generate_kernels(inputs[0], module.generate.weight, module.generate.bias, bounded=module.bounded)

@@ -40,6 +40,14 @@ _ROOM = _BLOCK + PRODUCT_SUMS  # `product` fills up its last rows
 
 
 @compiled
+def _span(task, pixels):
+    """The image of a task, and its first pixel and the one behind its last, counted over all images."""
+    chunks = (pixels + CHUNK - 1) // CHUNK
+    image, start = task // chunks, task // chunks * pixels + task % chunks * CHUNK
+    return image, start, min(start + CHUNK, (image + 1) * pixels)
+
+
+@compiled
 def _softmax(z, bias, num, maps):
     """z[m, :] = softmax(z[m, :] + bias) for m < num, in place."""
     lanes = VECTOR_BYTES // z.itemsize
@@ -66,12 +74,10 @@ def gather(x, source, weight, bias, sums, tops, totals, pixels, channels, width,
     """
     lanes = VECTOR_BYTES // x.itemsize
     z, scale, one = aligned(_ROOM * maps, x), aligned(maps, x), np.ones(1, x.dtype)
-    chunks = (pixels + CHUNK - 1) // CHUNK
     for task in range(first, last):
-        image, start = task // chunks * pixels, task % chunks * CHUNK
-        stop = min(start + CHUNK, pixels)
-        for i in range(image + start, image + stop, _BLOCK):
-            num = min(_BLOCK, image + stop - i)
+        _, start, stop = _span(task, pixels)
+        for i in range(start, stop, _BLOCK):
+            num = min(_BLOCK, stop - i)
             times(x, i * channels, num, channels, weight, 0, maps, z)
             for n in range(0, maps, lanes):
                 old = load(tops, task * maps + n)
@@ -99,11 +105,9 @@ def gather(x, source, weight, bias, sums, tops, totals, pixels, channels, width,
 def distribute(x, weight, bias, descriptors, onto, out, pixels, channels, width, maps, first, last):
     """Eqs. 5 and 6: out = onto + softmax over the maps of the logits @ descriptors (batch, map, width)."""
     z, one = aligned(_ROOM * maps, x), np.ones(1, x.dtype)
-    chunks = (pixels + CHUNK - 1) // CHUNK
     for task in range(first, last):
-        b, start = task // chunks, task % chunks * CHUNK
-        stop = b * pixels + min(start + CHUNK, pixels)
-        for i in range(b * pixels + start, stop, _BLOCK):
+        b, start, stop = _span(task, pixels)
+        for i in range(start, stop, _BLOCK):
             num = min(_BLOCK, stop - i)
             times(x, i * channels, num, channels, weight, 0, maps, z)
             _softmax(z, bias, num, maps)
@@ -125,11 +129,9 @@ def gather_gradients(
     """
     lanes = VECTOR_BYTES // x.itemsize
     q, slopes, one = aligned(_ROOM * maps, x), aligned(_ROOM * maps, x), np.ones(1, x.dtype)
-    chunks = (pixels + CHUNK - 1) // CHUNK
     for task in range(first, last):
-        b, start = task // chunks, task % chunks * CHUNK
-        stop = b * pixels + min(start + CHUNK, pixels)
-        for i in range(b * pixels + start, stop, _BLOCK):
+        b, start, stop = _span(task, pixels)
+        for i in range(start, stop, _BLOCK):
             num = min(_BLOCK, stop - i)
             times(x, i * channels, num, channels, weight, 0, maps, q)
             times(source, i * width, num, width, grad_turned, b * width * maps, maps, slopes)
@@ -160,11 +162,9 @@ def distribute_gradients(
     """
     lanes = VECTOR_BYTES // x.itemsize
     p, slopes, one = aligned(_ROOM * maps, x), aligned(_ROOM * maps, x), np.ones(1, x.dtype)
-    chunks = (pixels + CHUNK - 1) // CHUNK
     for task in range(first, last):
-        b, start = task // chunks, task % chunks * CHUNK
-        stop = b * pixels + min(start + CHUNK, pixels)
-        for i in range(b * pixels + start, stop, _BLOCK):
+        b, start, stop = _span(task, pixels)
+        for i in range(start, stop, _BLOCK):
             num = min(_BLOCK, stop - i)
             times(x, i * channels, num, channels, weight, 0, maps, p)
             _softmax(p, bias, num, maps)
