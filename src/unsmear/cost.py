@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsmear.models.saphn import SAPHN, Attention, PixelDependentFilter
+from unsmear.models.network import Network
+from unsmear.models.saphn import Attention, PixelDependentFilter
 
 
-def count_macs(network: SAPHN, height: int, width: int) -> int:
+def count_macs(network: Network, height: int, width: int) -> int:
     """Multiply-accumulates of one pass over a picture.
 
     Convolutions, linear layers, the products of attention (Eqs. 2 and 5) and pixel-dependent filtering (Eq. 7, one

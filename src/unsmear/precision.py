@@ -19,7 +19,7 @@ class HalfPrecisionError(Exception):
     """16 bits were not enough for a picture: it has to be done again."""
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, *, half_is_enough: bool = True) -> torch.dtype:
     """Find the type that a name stands for.
 
     >>> choose_dtype("auto", torch.device("cpu"))
@@ -29,15 +29,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         name: "float32", "bfloat16", "float16", or "auto": the fastest that is safe, which is bfloat16 on NVIDIA GPUs
             since 2020 (it has the range of float32), float16 on those since 2017, and float32 elsewhere.
         device: Where to compute.
+        half_is_enough: Whether the network works in 16 bits.
 
     Raises:
-        UsageError: If the name is another one.
+        UsageError: If the name is another one, or of 16 bits where these are not enough.
     """
+    if name in DTYPES and name != "float32" and not half_is_enough:
+        raise UsageError(f"this network does not work in {name}: choose float32 or auto")
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
         raise UsageError(f"unknown dtype {name!r}: choose one of auto, {', '.join(DTYPES)}")
-    if device.type != "cuda":
+    if device.type != "cuda" or not half_is_enough:
         return torch.float32
     major = torch.cuda.get_device_properties(device).major
     return torch.bfloat16 if major >= 8 else torch.float16 if major >= 7 else torch.float32

@@ -20,7 +20,7 @@ from unsmear.errors import ImageError, ModelError, OutOfMemoryError, UsageError
 from unsmear.image import MAX_MEGAPIXELS, default_output, from_pil, to_pil
 from unsmear.models import DEFAULT_MODEL, load_model
 from unsmear.precision import HalfPrecisionError, Runner, choose_dtype
-from unsmear.tiling import TilePlan, merge_tiles, plan_tiles, reflect_indices
+from unsmear.tiling import OVERLAP, TilePlan, merge_tiles, plan_tiles, reflect_indices
 
 Progress = Callable[[int, int], None]
 """Called with the tiles done and the tiles in all, at first with none done; and from the start again when
@@ -45,8 +45,9 @@ class Deblurrer:
     Args:
         model: A name of `list_models()`, a weights file, or a network of your own. Such a network takes and
             returns float32 (B, 3, H, W) with values in [0, 1], and has the attributes `name`, `size_multiple`
-            (of H and W) and `peak_bytes_per_pixel` (working memory of one pass). It is moved to the device
-            and set to evaluation mode and float32; for 16 bits it runs under autocast.
+            (of H and W) and `peak_bytes_per_pixel` (working memory of one pass); `half_precision` and `tile_overlap`
+            are respected where it has them (see `unsmear.models.network`). It is moved to the device and set to
+            evaluation mode and float32; for 16 bits it runs under autocast.
         device: "auto", "cpu", "cuda", "cuda:1" and so on, or "mps".
         memory_gib: Working memory that one picture may take, in GiB. None for a share of what is free; on a
             CPU at most 2 GiB. Larger pictures are done in overlapping tiles.
@@ -75,16 +76,17 @@ class Deblurrer:
         if memory_gib is not None and not memory_gib > 0:
             raise UsageError(f"memory_gib must be more than 0, not {memory_gib}")
         choice = choose_device(device)
-        computes_in = choose_dtype(dtype, choice.device)
         network = model if isinstance(model, nn.Module) else load_model(model)
         for attribute in ("name", "size_multiple", "peak_bytes_per_pixel"):
             if not hasattr(network, attribute):
                 raise UsageError(f"the network {type(network).__name__} has no attribute {attribute!r}")
+        computes_in = choose_dtype(dtype, choice.device, half_is_enough=bool(getattr(network, "half_precision", True)))
         self.name = str(network.name)
         self.device = choice.device
         self.device_reason = choice.reason
         self._size_multiple = int(network.size_multiple)  # type: ignore[arg-type]
         self._bytes_per_pixel = float(network.peak_bytes_per_pixel)  # type: ignore[arg-type]
+        self._overlap = int(getattr(network, "tile_overlap", OVERLAP))
         self._memory = None if memory_gib is None else memory_gib * _GIB
         network = network.to(self.device, torch.float32).eval()
         self._run = Runner(network, self.device, computes_in, halve_weights=network is not model)
@@ -222,6 +224,7 @@ class Deblurrer:
             multiple=self._size_multiple,
             bytes_per_pixel=self._bytes_per_pixel,
             budget=self.budget() if budget is None else budget,
+            overlap=self._overlap,
         )
 
     def budget(self) -> float:

@@ -15,7 +15,7 @@ from unsmear.bench.work import count_work, parts
 from unsmear.device import free_memory
 from unsmear.errors import OutOfMemoryError, UsageError
 from unsmear.models import create_model, list_models, load_model, shipped_weights
-from unsmear.models.saphn import SAPHN
+from unsmear.models.network import Network
 
 REST = "rest"
 """The kind of what is outside of all counted modules: element-wise work, and moving data."""
@@ -155,7 +155,7 @@ def _peak() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _load(name: str) -> tuple[SAPHN, str]:
+def _load(name: str) -> tuple[Network, str]:
     """A network on the CPU, and where its weights are from."""
     if name in list_models() and shipped_weights(name) is None:
         network = create_model(name).eval()

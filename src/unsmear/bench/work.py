@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.cost import module_macs
-from unsmear.models.saphn import SAPHN, Attention, PixelDependentFilter
+from unsmear.models.network import Network
+from unsmear.models.saphn import Attention, PixelDependentFilter
 
 _KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "convolution",
@@ -32,7 +33,7 @@ def parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def count_work(
-    network: SAPHN, height: int, width: int, dtype: torch.dtype = torch.float32
+    network: Network, height: int, width: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Counter[str], Counter[str]]:
     """Count the work of one pass over a picture, by kind; nothing is computed.
 

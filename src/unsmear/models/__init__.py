@@ -9,11 +9,12 @@ from torch import nn
 
 from unsmear.checkpoint import read_weights, write_weights
 from unsmear.errors import ModelError, UsageError
+from unsmear.models.network import Network
 from unsmear.models.saphn import SAPHN, SAPHNConfig
 
 DEFAULT_MODEL = "saphn-s"
 
-MODELS: dict[str, tuple[type[SAPHN], SAPHNConfig]] = {
+MODELS: dict[str, tuple[type[Network], Any]] = {
     "saphn": (SAPHN, SAPHNConfig()),
     "saphn-s": (
         SAPHN,
@@ -45,7 +46,7 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
-def create_model(name: str = DEFAULT_MODEL, **overrides: Any) -> SAPHN:
+def create_model(name: str = DEFAULT_MODEL, **overrides: Any) -> Network:
     """Build a network with fresh weights.
 
     Args:
@@ -70,7 +71,7 @@ def shipped_weights(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu") -> SAPHN:
+def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu") -> Network:
     """Load a trained network, ready to use (evaluation mode, float32, channels-last).
 
     Args:
@@ -107,7 +108,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
 
 
 def save_model(
-    network: SAPHN,
+    network: Network,
     path: str | Path,
     *,
     notes: dict[str, Any] | None = None,

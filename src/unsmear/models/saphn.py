@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from unsmear.models.network import Network
 from unsmear.ops import distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 
 
@@ -226,7 +227,7 @@ class Decoder(nn.Module):
         return self.last(x)
 
 
-class SAPHN(nn.Module):
+class SAPHN(Network):
     """The patch-hierarchical network of Fig. 1.
 
     Args:
@@ -235,11 +236,8 @@ class SAPHN(nn.Module):
     """
 
     def __init__(self, config: SAPHNConfig, name: str = "saphn") -> None:
-        super().__init__()
-        self.config = config
-        self.name = name
-        # Training may recompute encoders and decoders in the backward pass instead of keeping what is inside.
-        self.checkpoint_activations = False
+        super().__init__(config, name)
+        self.config: SAPHNConfig = config
         widths = [config.level_widths(level) for level in range(1, config.levels + 1)]
         self.encoders = nn.ModuleList(Encoder(w, config) for w in widths)
         self.decoders = nn.ModuleList(Decoder(w, config) for w in widths)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from unsmear.data.batches import Batches, Source
 from unsmear.errors import TrainingError, UsageError
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.saphn import SAPHN
+from unsmear.models.network import Network
 from unsmear.restore import Deblurrer
 from unsmear.train.config import TrainConfig
 from unsmear.train.loss import restoration_loss
@@ -55,7 +55,7 @@ class Progress:
 class _Levels(nn.Module):
     """The network as training sees it: picture in, the estimates of all levels out."""
 
-    def __init__(self, network: SAPHN) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
@@ -126,7 +126,7 @@ def train(
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
             notes = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
-            save_model(cast(SAPHN, average.module), out / "weights.safetensors", notes=notes)
+            save_model(cast(Network, average.module), out / "weights.safetensors", notes=notes)
         save_checkpoint(accelerator, out / "checkpoints", progress.step)
 
     batches = Batches(

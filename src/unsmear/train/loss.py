@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 LossName = Literal["mse", "charbonnier"]
 
@@ -19,7 +20,8 @@ def restoration_loss(
     """How far the estimates of all levels are from the sharp picture.
 
     Args:
-        estimates: One (B, 3, H, W) estimate a level, the network's output last.
+        estimates: One (B, 3, h, w) estimate a level, the network's output last; smaller ones are compared with the
+            sharp picture averaged to their size.
         sharp: The sharp picture (B, 3, H, W), values in [0, 1].
         name: "mse", the mean squared error of the paper's base model; or "charbonnier", the mean of
             sqrt(difference**2 + 1e-6), which large errors of misplaced edges dominate less.
@@ -34,7 +36,8 @@ def restoration_loss(
     distance = mean_squared_error if name == "mse" else charbonnier
     loss = distance(estimates[-1].float(), sharp)
     for estimate in estimates[:-1] if lower_weight else []:
-        loss = loss + lower_weight * distance(estimate.float(), sharp)
+        target = sharp if estimate.shape == sharp.shape else interpolate(sharp, estimate.shape[2:], mode="area")
+        loss = loss + lower_weight * distance(estimate.float(), target)
     if frequency_weight:
         loss = loss + frequency_weight * frequency_distance(estimates[-1].float(), sharp)
     return loss
