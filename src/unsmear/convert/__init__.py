@@ -1,0 +1,1 @@
+"""Weights that others released, turned into ours."""
