@@ -13,12 +13,12 @@ SOURCE = Path(unsmear.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["doctor", "train", "bench", "evaluation"],
+    ["doctor", "train", "bench", "evaluation", "convert", "explain"],
     ["restore"],
     ["batch", "tiling", "device", "cost", "precision", "replay"],
     ["image", "models"],
     ["ops", "data", "checkpoint", "formats", "exif"],
-    ["atomic", "process"],
+    ["atomic", "process", "sharpness"],
     ["errors"],
 ]
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}

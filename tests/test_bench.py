@@ -14,11 +14,11 @@ from torch import nn
 
 from unsmear import cli
 from unsmear.bench import machine, subject
-from unsmear.bench.command import bench
 from unsmear.bench.machine import Probes
 from unsmear.bench.measure import measure
 from unsmear.bench.subject import REST, Subject
 from unsmear.bench.work import count_work
+from unsmear.cli.bench import bench
 from unsmear.cost import count_macs
 from unsmear.errors import OutOfMemoryError, UsageError
 from unsmear.models import create_model, list_models, save_model

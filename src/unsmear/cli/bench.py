@@ -1,4 +1,4 @@
-"""What `unsmear bench` takes and prints. PyTorch is only loaded once the call has been found good."""
+"""`unsmear bench`: how fast networks are. PyTorch is only loaded once the call has been found good."""
 
 import json
 import re

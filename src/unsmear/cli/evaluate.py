@@ -1,4 +1,4 @@
-"""What `unsmear eval` takes and prints. PyTorch is only loaded once the call has been found good."""
+"""`unsmear eval`: scores networks. PyTorch is only loaded once the call has been found good."""
 
 import shlex
 import sys
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from unsmear.cli.terminal import printable
 from unsmear.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,22 +106,20 @@ def evaluate(
             progress=told,
         )
     for line in _lines(evaluation):
-        typer.echo(_printable(line))
+        typer.echo(printable(line))
     _print(_table(evaluation))
     for row in evaluation.summaries[: len(evaluation.models)]:
         if row.worst is not None:
             typer.echo(
-                _printable(f"worst of {row.model} under {row.protocol}: {row.worst_picture}, {row.worst:+.2f} dB")
+                printable(f"worst of {row.model} under {row.protocol}: {row.worst_picture}, {row.worst:+.2f} dB")
             )
     if found.layout == "RealBlur" and "aligned" not in chosen:
         typer.echo("Papers on RealBlur print scores after alignment: --protocol aligned")
     if out is not None:
-        typer.echo(
-            _printable(f"{out / 'report.html'}: the report, with scores.csv and report.json beside it"), err=True
-        )
+        typer.echo(printable(f"{out / 'report.html'}: the report, with scores.csv and report.json beside it"), err=True)
     for failure in evaluation.failures:
         what = f"{failure.picture}: " if failure.model else ""
-        typer.echo(_printable(f"unsmear: error: {what}{failure.reason}"), err=True)
+        typer.echo(printable(f"unsmear: error: {what}{failure.reason}"), err=True)
     return 1 if evaluation.failures else 0
 
 
@@ -180,7 +179,7 @@ def _table(evaluation: "Evaluation") -> "Table":
         table.add_column(name, vertical="bottom", justify="right", no_wrap=True)
     for row in evaluation.summaries:
         count = f"{row.pictures}, {row.infinite} infinite" if row.infinite else str(row.pictures)
-        cells = [row.protocol, _printable(row.model), count, decibels(row.psnr), similarity(row.ssim)]
+        cells = [row.protocol, printable(row.model), count, decibels(row.psnr), similarity(row.ssim)]
         if row.gain is not None:
             interval = "-" if row.interval is None else " to ".join(map(signed, row.interval))
             cells += [signed(row.gain), interval, signed(row.median), signed(row.worst), str(row.worse)]
@@ -201,7 +200,7 @@ def _progress(total: int, *, hidden: bool) -> Iterator[Callable[[int, str], None
     if hidden:
         yield lambda done, text: None
     elif not sys.stderr.isatty():
-        yield lambda done, text: typer.echo(_printable(text), err=True)
+        yield lambda done, text: typer.echo(printable(text), err=True)
     else:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -209,9 +208,4 @@ def _progress(total: int, *, hidden: bool) -> Iterator[Callable[[int, str], None
         columns = (BarColumn(20), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("loading", total=total)
-            yield lambda done, text: bar.update(task, completed=done, description=_printable(text), refresh=True)
-
-
-def _printable(text: str) -> str:
-    """One line, whatever file names hold."""
-    return repr(text)[1:-1] if not text.isprintable() else text
+            yield lambda done, text: bar.update(task, completed=done, description=printable(text), refresh=True)
