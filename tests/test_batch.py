@@ -1,14 +1,14 @@
 """Which pictures are found, where their results go, and which calls are refused before any work."""
 
 import os
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from unsmear.batch import Job, plan_jobs, run_job
-from unsmear.errors import ImageError, UsageError
+from unsmear.batch import plan_jobs
+from unsmear.errors import UsageError
 
 
 @pytest.fixture
@@ -37,10 +37,6 @@ def make(name):
 
 def planned(*inputs, output=None, **options):
     return [(str(job.source), str(job.target)) for job in plan_jobs(list(inputs), output, **options).jobs]
-
-
-def identity(rgb):
-    return rgb
 
 
 def test_one_file(photos):
@@ -188,33 +184,11 @@ def test_folder_that_cannot_be_written(photos, monkeypatch):
         plan_jobs(["photos/a.PNG"])
 
 
-def test_overwriting_the_input_is_allowed_when_asked(photos):
-    [job] = plan_jobs(["photos/a.PNG"], "photos/a.PNG", overwrite=True).jobs
-    run_job(job, lambda rgb: 255 - rgb, max_megapixels=1)
-    with Image.open("photos/a.PNG") as img:
-        assert img.getpixel((0, 0)) == (245, 235, 225)
-
-
-def test_run_makes_folders_and_tells_the_size(photos):
-    job = Job(Path("photos/b.jpg"), Path("x/y/b.png"))
-    assert run_job(job, identity, max_megapixels=1) == (8, 6)
-    assert os.listdir("x/y") == ["b.png"]
-    assert str(job) == "photos/b.jpg -> x/y/b.png"
-
-
-def test_run_finds_out_before_the_work_that_the_output_cannot_hold_the_picture(photos):
-    Image.new("RGBA", (4, 4)).save("clear.png")
-    with pytest.raises(ImageError, match=r"x\.jpg: JPEG cannot hold transparency"):
-        run_job(Job(Path("clear.png"), Path("x.jpg")), lambda rgb: pytest.fail("worked"), max_megapixels=1)
-
-
-def test_run_leaves_nothing_when_the_work_fails(photos):
-    before = sorted(photos.rglob("*"))
-    for fault in (ImageError("no"), KeyboardInterrupt()):
-
-        def fail(rgb: np.ndarray, fault: BaseException = fault) -> np.ndarray:
-            raise fault
-
-        with pytest.raises(type(fault)):
-            run_job(Job(Path("photos/b.jpg"), Path("new/b.jpg")), fail, max_megapixels=1)
-    assert sorted(photos.rglob("*")) == before
+def test_shares_of_a_folder(photos):
+    everything = planned("photos", output="out", recursive=True)
+    shares = [planned("photos", output="out", recursive=True, shard=(i, 3)) for i in (1, 2, 3)]
+    assert sorted(chain.from_iterable(shares)) == everything
+    assert [len(share) for share in shares] == [2, 1, 1]
+    make("out/a.PNG")  # what is done already does not move the others to another share
+    batches = [plan_jobs(["photos"], "out", recursive=True, shard=(i, 3)) for i in (1, 2, 3)]
+    assert [[str(j.source) for j in (*b.existing, *b.jobs)] for b in batches] == [[s for s, _ in n] for n in shares]

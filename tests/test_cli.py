@@ -1,7 +1,9 @@
 """The command as people meet it: what it prints and where, its exit codes, and that it tidies up."""
 
+import csv
 import inspect
 import io
+import json
 import os
 import re
 import signal
@@ -42,7 +44,7 @@ class FakeDeblurrer:
         if model == "broken":
             raise ModelError("broken: damaged")
 
-    def restore(self, rgb, *, strength, progress):
+    def restore(self, rgb, *, strength, quality, progress):
         progress(0, 2)
         if self.fault is not None and rgb.shape[1] == 13:
             raise self.fault
@@ -104,10 +106,16 @@ def test_flags_are_frozen(run):
             "--recursive -r",
             "--overwrite",
             "--strength",
+            "--quality",
+            "--strip",
+            "--compare",
             "--model",
             "--device",
             "--dtype",
             "--max-megapixels",
+            "--jobs -j",
+            "--shard",
+            "--report",
             "--dry-run",
             "--quiet -q",
         ],
@@ -317,12 +325,10 @@ def test_many_pictures(run):
     make("out/b.png")
     code, out, err = run("deblur", "in", "-r", "-o", "out")
     assert (code, out) == (0, "")
-    assert err.splitlines() == [
-        "in/b.png -> out/b.png (skipped, exists)",
-        "in/a.png -> out/a.png (8 x 6, T)",
-        "in/deep/c.png -> out/deep/c.png (8 x 6, T)",
-        "2 restored, 1 skipped (exists) in T",
-    ]
+    first, *lines, last = err.splitlines()
+    assert first == "in/b.png -> out/b.png (skipped, exists)"
+    assert sorted(lines) == ["in/a.png -> out/a.png (8 x 6, T)", "in/deep/c.png -> out/deep/c.png (8 x 6, T)"]
+    assert re.fullmatch(r"2 restored, 1 skipped \(exists\) in T; the network worked \d+% of the time", last)
     code, _, err = run("deblur", "in", "-r", "-o", "out")
     assert (code, err.splitlines()[-1]) == (0, "3 skipped (exists)")
 
@@ -337,9 +343,11 @@ def test_one_bad_picture_does_not_stop_the_rest(run, monkeypatch):
     assert (code, out) == (1, "")
     assert sorted(os.listdir("out")) == ["a.png", "d.png"]
     lines = err.splitlines()
-    assert lines[1].startswith("unsmear: error: b.png: the PNG file is damaged or cut off")
-    assert lines[2] == "unsmear: error: c.png: values that are not numbers"
-    assert lines[-3:] == ["2 restored, 2 failed in T", "failed: b.png", "failed: c.png"]
+    errors = sorted(line for line in lines if line.startswith("unsmear: error: "))
+    assert errors[0].startswith("unsmear: error: b.png: the PNG file is damaged or cut off")
+    assert errors[1] == "unsmear: error: c.png: values that are not numbers"
+    assert lines[-3].startswith("2 restored, 2 failed in T; ")
+    assert sorted(lines[-2:]) == ["failed: b.png", "failed: c.png"]
 
 
 def test_quiet_leaves_only_errors(run):
@@ -368,6 +376,55 @@ def test_dry_run_lists_on_stdout_and_writes_nothing(run):
     assert os.listdir("out") == ["c.png"]
     assert run("deblur", "in/a.png", "-o", "new/", "--dry-run")[0] == 0
     assert not os.path.exists("new")
+
+
+def test_report(run):
+    make("in/a.png")
+    make("in/b.png")
+    make("out/b.png")
+    Path("in/c.png").touch()
+    for name in ("r.json", "r.csv"):
+        assert run("deblur", "in", "-o", f"out-{name}", "--report", name)[0] == 1
+    report = json.loads(Path("r.json").read_text())
+    assert (report["restored"], report["failed"], report["skipped"], report["complete"]) == (2, 1, 0, True)
+    rows = {Path(row["source"]).name: row for row in report["pictures"]}
+    assert (rows["a.png"]["state"], rows["a.png"]["width"], rows["a.png"]["height"]) == ("restored", 8, 6)
+    assert (rows["c.png"]["state"], rows["c.png"]["note"]) == ("failed", "in/c.png: the file is empty")
+    with open("r.csv", newline="") as file:
+        states = {row["source"]: row["state"] for row in csv.DictReader(file)}
+    assert states == {"in/a.png": "restored", "in/b.png": "restored", "in/c.png": "failed"}
+    assert run("deblur", "in", "-o", "out-r.json", "--report", "r.json")[0] == 1  # replaces its own report
+    assert json.loads(Path("r.json").read_text())["skipped"] == 2
+    Path("notes.json").write_text("{}")
+    code, _, err = run("deblur", "in", "-o", "new", "--report", "notes.json")
+    assert (code, err) == (
+        2,
+        "unsmear: error: notes.json: exists already, and is no report; choose another file for --report\n",
+    )
+    assert run("deblur", "in", "--report", "r.txt")[0] == 2
+    assert run("deblur", "in", "--report", "nowhere/r.csv")[0] == 2
+    assert run("deblur", "in/c.png", "--report", "one.json")[0] == 1  # one picture has a report, too
+    assert json.loads(Path("one.json").read_text())["failed"] == 1
+
+
+def test_shares(run):
+    for i in range(5):
+        make(f"in/{i}.png")
+    assert run("deblur", "in", "-o", "out", "--shard", "2/2", "-q")[0] == 0
+    assert sorted(os.listdir("out")) == ["1.png", "3.png"]
+    assert run("deblur", "in", "-o", "out", "--shard", "1/2", "-q")[0] == 0
+    assert len(os.listdir("out")) == 5
+    for wrong in ("0/2", "3/2", "x", "1"):
+        assert run("deblur", "in", "-o", "out", "--shard", wrong)[0] == 2
+
+
+def test_sheets_are_written_and_are_no_inputs(run):
+    make("in/a.png", size=(600, 500))
+    assert run("deblur", "in", "--compare", "-q")[0] == 0
+    assert sorted(os.listdir("in")) == ["a.compare.png", "a.deblurred.png", "a.png"]
+    with Image.open("in/a.compare.png") as sheet:
+        assert sheet.width >= 1200
+    assert run("deblur", "in")[2].endswith("1 skipped (exists)\n")
 
 
 # Standard input and output
@@ -434,7 +491,7 @@ SLOW = """
 
     class Slow:
         def __init__(self, model, *, device, dtype): pass
-        def restore(self, rgb, *, strength, progress):
+        def restore(self, rgb, *, strength, quality, progress):
             progress(1, 4)
             sys.stderr.write("working\\n")
             sys.stderr.flush()

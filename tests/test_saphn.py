@@ -8,8 +8,8 @@ from networks import awake, picture
 
 from unsmear import create_model, load_model
 from unsmear.cost import count_macs
+from unsmear.explain.maps import explain
 from unsmear.models import count_parameters, save_model
-from unsmear.models.explain import explain
 from unsmear.models.saphn import Attention
 
 SMALL = {"widths": (6, 8, 8), "lower_widths": None, "encoder_blocks": 1, "decoder_blocks": 1}

@@ -15,7 +15,6 @@ from PIL import Image
 
 pytest.importorskip("accelerate")
 
-from accelerate import Accelerator, DistributedType
 from safetensors.torch import load_file
 
 from unsmear import create_model, load_model
@@ -235,12 +234,6 @@ def test_validation_scores_the_average_and_keeps_training_bits(tmp_path):
         assert sheet.size == (3 * 48, 40)
     train(TINY, source(), tmp_path / "plain")
     assert_same_weights(tmp_path / "validated", tmp_path / "plain")
-
-
-def test_sharded_weights_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(UsageError, match="FSDP cuts weights into pieces"):
-        train(TINY, source(), tmp_path)
 
 
 def test_two_processes_train_one_network(tmp_path):

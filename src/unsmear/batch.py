@@ -1,4 +1,4 @@
-"""Many pictures: which files to take, where the results go, and each one restored on its own.
+"""Many pictures: which files to take, and where the results go.
 
 Everything that can be wrong with a call is found by `plan_jobs` before any work: missing inputs, results that
 would meet in one file, results that would replace an input, folders that cannot be written.
@@ -7,19 +7,20 @@ would meet in one file, results that would replace an input, folders that cannot
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
-from unsmear.errors import UnsmearError, UsageError
+from unsmear.errors import UsageError
 from unsmear.formats import SUFFIXES, format_of
-from unsmear.image import check_fits, default_output, open_picture, save_picture, suffix_for
+from unsmear.image import default_output, suffix_for
 
 STREAM = "-"
 """Stands for standard input among the inputs, and for standard output as the output."""
+
+
+_OWN = (".deblurred", ".compare")  # what the names of our own results end in
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,12 @@ class Batch:
 
 
 def plan_jobs(
-    inputs: list[str], output: str | None = None, *, recursive: bool = False, overwrite: bool = False
+    inputs: list[str],
+    output: str | None = None,
+    *,
+    recursive: bool = False,
+    overwrite: bool = False,
+    shard: tuple[int, int] = (1, 1),
 ) -> Batch:
     """Find the pictures and where their results go.
 
@@ -73,6 +79,8 @@ def plan_jobs(
         output: A file, a folder, or `STREAM`.
         recursive: Whether to go into the folders inside a folder.
         overwrite: Whether existing files may be replaced, the inputs included.
+        shard: (i, n) takes the i-th of n shares of the pictures, counted from 1: every n-th picture of all that are
+            found, whether they are done already or not, so that n machines share a folder without talking.
 
     Raises:
         UsageError: If an input is missing, a folder holds no pictures, or an output cannot be written, is
@@ -91,40 +99,13 @@ def plan_jobs(
     _check_targets(jobs, overwrite)
     _check_folders(jobs, may_create=into_folder)
     batch = Batch([], [], is_many)
-    for job in jobs:
+    number, shares = shard
+    for job in jobs[number - 1 :: shares]:
         is_done = not overwrite and isinstance(job.target, Path) and _exists(job.target)
         (batch.existing if is_done else batch.jobs).append(job)
     if batch.existing and not is_many:
         raise UsageError(f"{jobs[0].target}: exists already; choose another --output, or pass --overwrite")
     return batch
-
-
-def run_job(job: Job, restore: Callable[[np.ndarray], np.ndarray], *, max_megapixels: float) -> tuple[int, int]:
-    """Restore one picture.
-
-    Args:
-        job: What to do. Missing folders on the way to its target are made; an existing target is replaced.
-        restore: Takes and returns uint8 values (H, W, 3).
-        max_megapixels: Largest picture to decode, in million pixels.
-
-    Returns:
-        Width and height of the picture in pixels.
-
-    Raises:
-        UnsmearError: If the picture cannot be read, restored or written. There is no output then.
-    """
-    picture = open_picture(job.source, max_megapixels=max_megapixels)
-    format = format_of(job.target) if isinstance(job.target, Path) else picture.format
-    check_fits(picture, format, job.target_name)
-    try:
-        restored = picture.with_rgb(restore(picture.rgb))
-    except UnsmearError as error:  # which knows nothing of files
-        raise type(error)(f"{job.source_name}: {error}") from error
-    if isinstance(job.target, Path):
-        _make_folder(job.target.parent)
-    save_picture(restored, job.target, format=format)
-    height, width = picture.rgb.shape[:2]
-    return width, height
 
 
 def _stream_job(inputs: list[str], output: str | None) -> Job:
@@ -189,7 +170,7 @@ def _walk(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
         if os.path.isdir(path):
             if recursive and os.path.realpath(path) not in seen:
                 yield from _walk(path, recursive, seen)
-        elif path.suffix.lower() in SUFFIXES and not path.stem.endswith(".deblurred") and os.path.isfile(path):
+        elif path.suffix.lower() in SUFFIXES and not path.stem.endswith(_OWN) and os.path.isfile(path):
             yield path
 
 
@@ -242,13 +223,6 @@ def _check_folders(jobs: list[Job], *, may_create: bool) -> None:
             raise UsageError(f"{folder}: is a file, but a folder is needed for the output")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UsageError(f"{folder}: this folder cannot be written; choose another --output")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: this folder cannot be made: {error.strerror}") from None
 
 
 def _exists(path: Path) -> bool:

@@ -1,16 +1,14 @@
-"""The six file formats: how to know them, what they hold, and how to write a picture in one as it came."""
+"""The file formats: how to know them by name and by content, and what they can hold."""
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+import numpy as np
 
-from unsmear.errors import ImageError, UsageError
+from unsmear.errors import UsageError
 
-READABLE = "JPEG, PNG, WebP, TIFF, BMP and AVIF"
+READABLE = "JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC and camera raw"
 
 
 @dataclass(frozen=True)
@@ -21,31 +19,40 @@ class Format:
         suffixes: File name extensions in lower case, the usual one first.
         has_alpha: Whether transparency survives in files that we write.
         max_side: Longest side in pixels.
-        encoding: How to write a picture that comes from another format, as options of Pillow.
+        encoding: How to write a picture that comes from another format, in words of the module that writes it.
+        dtypes: Depths that it holds, the deepest last.
+        has_cmyk: Whether it holds CMYK.
     """
 
     suffixes: tuple[str, ...]
     has_alpha: bool
     max_side: int
     encoding: dict[str, Any]
+    dtypes: tuple[type, ...] = (np.uint8,)
+    has_cmyk: bool = False
 
 
 FORMATS = {
-    "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), False, 65_500, {"quality": 95, "subsampling": 0}),
-    "PNG": Format((".png",), True, 2**31 - 1, {}),
+    "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), False, 65_500, {"quality": 95, "subsampling": 0}, has_cmyk=True),
+    "PNG": Format((".png",), True, 2**31 - 1, {}, (np.uint8, np.uint16)),
     "WEBP": Format((".webp",), True, 16_383, {"quality": 95}),
-    "TIFF": Format((".tif", ".tiff"), True, 2**31 - 1, {"compression": "tiff_adobe_deflate"}),
+    "TIFF": Format((".tif", ".tiff"), True, 2**31 - 1, {}, (np.uint8, np.uint16, np.float32), has_cmyk=True),
     "BMP": Format((".bmp",), False, 2**31 - 1, {}),
     "AVIF": Format((".avif",), True, 65_536, {"quality": 90}),
+    "HEIF": Format((".heic", ".heif", ".hif"), True, 16_384, {"quality": 90, "chroma": 444}, (np.uint8, np.uint16)),
 }
 
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
-"""Name of the format by file name extension."""
+"""Name of the format by file name extension, of all that are read and written."""
 
-_MIN_JPEG_QUALITY = 90
-_LUMA_TABLE_SUM = 3688  # of the quantization table in Annex K of the JPEG standard, which is quality 50
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _DNG_VERSION = 254, 258, 50706
-_LOSSLESS_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd")
+RAW_SUFFIXES = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf"),
+    *(".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+"""File name extensions of camera raw files, which are read only."""
+
+_RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM")
+_HEVC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
 
 
 def format_of(path: Path) -> str:
@@ -61,7 +68,11 @@ def format_of(path: Path) -> str:
 
 
 def identify(head: bytes) -> str | None:
-    """Name of the format by the first bytes of a file (64 are enough), or None if it is not one of ours."""
+    """Name of the format by the first bytes of a file (64 are enough), or None if it is none that we know.
+
+    Beside those of `FORMATS` there are "RAW" for camera raw files (those that look like TIFF are told by their tags
+    only), and "JXL" for JPEG XL.
+    """
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -69,107 +80,21 @@ def identify(head: bytes) -> str | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
+        return "RAW" if head[8:10] == b"CR" else "TIFF"
     if head.startswith(b"BM"):
         return "BMP"
-    if head[4:8] == b"ftyp" and (b"avif" in head[8:64] or b"avis" in head[8:64]):
-        return "AVIF"
+    if head[4:8] == b"ftyp":
+        return _identify_boxes(head[8:64])
+    if head.startswith(_RAW_HEADS):
+        return "RAW"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return "JXL"
     return None
 
 
-def check_header(name: str, file: BinaryIO) -> None:
-    """Refuse what Pillow would read as less than it is: 16 bits cut to 8, only previews of raw files.
-
-    Args:
-        name: Name of the format.
-        file: The file; it is left anywhere.
-
-    Raises:
-        ImageError: If there are more than 8 bits per channel or several pages, or the file is a camera's raw
-        file.
-    """
-    file.seek(0)
-    head = file.read(65_536 if name == "AVIF" else 64)
-    depth = 8
-    if name == "PNG" and len(head) > 24:
-        depth = head[24]
-    if name == "AVIF" and (box := head.find(b"av1C")) >= 0:
-        flags = head[box + 6] if len(head) > box + 6 else 0  # tier, high_bitdepth, twelve_bit, monochrome ...
-        depth = (12 if flags & 0x20 else 10) if flags & 0x40 else 8
-    if name == "TIFF":
-        tags = ImageFileDirectory_v2(head[:16] if head[2:4] in (b"+\0", b"\0+") else head[:8])
-        file.seek(tags.next)
-        tags.load(file)
-        is_preview = tags.get(_NEW_SUBFILE_TYPE, 0) & 1
-        if is_preview or _DNG_VERSION in tags:
-            raise ImageError("a raw file of a camera; develop it to JPEG or 8-bit TIFF first")
-        if tags.next:
-            raise ImageError("it has several pages; save the wanted one as a file of its own first")
-        depth = max(tags.get(_BITS_PER_SAMPLE, (1,)))
-    if depth > 8:
-        raise ImageError(f"{depth}-bit pictures are not supported yet; convert it to 8 bits per channel first")
-
-
-def is_lossless_webp(file: BinaryIO) -> bool:
-    """Whether the pixels of a WebP file are in a lossless chunk. The file is left anywhere."""
-    file.seek(12)
-    while len(head := file.read(8)) == 8:
-        tag, length = struct.unpack("<4sI", head)
-        if tag in (b"VP8 ", b"VP8L"):
-            return tag == b"VP8L"
-        file.seek(length + length % 2, 1)
-    return False
-
-
-def own_encoding(img: Image.Image) -> dict[str, Any]:
-    """How to write a picture in the format it came in, as options of Pillow. Only of use for that format.
-
-    A JPEG of quality 90 or more keeps its own quantization tables. A lower quality is raised to 90: what
-    restoring brought back would else be quantized away a second time. Color subsampling is kept either way.
-    """
-    if isinstance(img, JpegImagePlugin.JpegImageFile):
-        return _jpeg_encoding(img)
-    if isinstance(img, PngImagePlugin.PngImageFile):
-        return {"pnginfo": _png_chunks(img)}
-    if img.format == "WEBP" and img.info.get("lossless"):
-        return {"lossless": True, "exact": True}
-    if img.format == "TIFF" and img.info.get("compression") in _LOSSLESS_TIFF:
-        return {"compression": img.info["compression"]}
-    return FORMATS[img.format].encoding if img.format in FORMATS else {}
-
-
-def _jpeg_encoding(img: JpegImagePlugin.JpegImageFile) -> dict[str, Any]:
-    options: dict[str, Any] = {"quality": _MIN_JPEG_QUALITY}
-    if _jpeg_quality(img.quantization[0]) >= _MIN_JPEG_QUALITY:
-        options = {"qtables": img.quantization}
-    options["subsampling"] = max(0, JpegImagePlugin.get_sampling(img))  # -1 is unknown: then keep all colors
-    options["progressive"] = "progressive" in img.info
-    for marker, segment in img.applist:
-        if marker == "COM":
-            options["comment"] = segment
-        if marker == "APP13":  # IPTC: captions, keywords, credits
-            header = struct.pack(">2sH", b"\xff\xed", len(segment) + 2)
-            options["extra"] = options.get("extra", b"") + header + segment
-    return options
-
-
-def _jpeg_quality(table: list[int]) -> float:
-    """Quality, 0 to 100, at which the IJG library scales the standard table to one as coarse as this."""
-    scale = 100 * sum(table) / _LUMA_TABLE_SUM
-    return (200 - scale) / 2 if scale <= 100 else 5000 / scale
-
-
-def _png_chunks(img: PngImagePlugin.PngImageFile) -> PngImagePlugin.PngInfo:
-    """Texts and color description. EXIF and XMP have their own way."""
-    chunks = PngImagePlugin.PngInfo()
-    for key, text in img.text.items():
-        if key != "XML:com.adobe.xmp" and not key.startswith("Raw profile type"):
-            chunks.add_text(key, text)
-    if "gamma" in img.info:
-        chunks.add(b"gAMA", struct.pack(">I", round(img.info["gamma"] * 100_000)))
-    if "chromaticity" in img.info:
-        points = (round(value * 100_000) for value in img.info["chromaticity"])
-        chunks.add(b"cHRM", struct.pack(">8I", *points))
-    if "srgb" in img.info:
-        chunks.add(b"sRGB", bytes([img.info["srgb"]]))
-    return chunks
+def _identify_boxes(brands: bytes) -> str | None:
+    if brands.startswith(b"crx "):
+        return "RAW"
+    if b"avif" in brands or b"avis" in brands:
+        return "AVIF"
+    return "HEIF" if any(brand in brands for brand in _HEVC_BRANDS) else None

@@ -1,11 +1,6 @@
-"""Deblurring of real pictures: any size, any kind of input, within a memory budget.
-
-Networks see float tensors whose sides are multiples of something; `Deblurrer` is what stands between them and
-people. Pictures stay uint8 (or whatever they came as) and are turned into floating point tile by tile.
-"""
+"""Deblurring of whatever people hold: files, PIL images, arrays, tensors. The same kind comes back."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
@@ -14,25 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unsmear.batch import Job, run_job
-from unsmear.device import choose_device, default_budget
-from unsmear.errors import ImageError, ModelError, OutOfMemoryError, UsageError
-from unsmear.image import MAX_MEGAPIXELS, default_output, from_pil, to_pil
-from unsmear.models import DEFAULT_MODEL, load_model
-from unsmear.precision import HalfPrecisionError, Runner, choose_dtype
-from unsmear.tiling import OVERLAP, TilePlan, merge_tiles, plan_tiles, reflect_indices
-
-Progress = Callable[[int, int], None]
-"""Called with the tiles done and the tiles in all, at first with none done; and from the start again when
-memory ran out and the tiles had to shrink."""
+from unsmear.arrays import ArrayDeblurrer, Progress, Quality
+from unsmear.batch import Job
+from unsmear.errors import ImageError, UsageError
+from unsmear.image import MAX_MEGAPIXELS, Picture, default_output, from_pil, to_pil
+from unsmear.models import DEFAULT_MODEL
+from unsmear.pipeline import Treated, run_job
 
 AnyImage = TypeVar("AnyImage", np.ndarray, Tensor, Image.Image)
 
-_MAX_HALVINGS = 3
-_GIB = 2**30
 
-
-class Deblurrer:
+class Deblurrer(ArrayDeblurrer):
     """A network kept ready to deblur pictures. It may be used from several threads at once.
 
     >>> import numpy as np
@@ -65,43 +52,13 @@ class Deblurrer:
         ModelError: If the weights are missing or damaged.
     """
 
-    def __init__(
-        self,
-        model: str | Path | nn.Module = DEFAULT_MODEL,
-        *,
-        device: str = "auto",
-        memory_gib: float | None = None,
-        dtype: str = "auto",
-    ) -> None:
-        if memory_gib is not None and not memory_gib > 0:
-            raise UsageError(f"memory_gib must be more than 0, not {memory_gib}")
-        choice = choose_device(device)
-        network = model if isinstance(model, nn.Module) else load_model(model)
-        for attribute in ("name", "size_multiple", "peak_bytes_per_pixel"):
-            if not hasattr(network, attribute):
-                raise UsageError(f"the network {type(network).__name__} has no attribute {attribute!r}")
-        computes_in = choose_dtype(dtype, choice.device, half_is_enough=bool(getattr(network, "half_precision", True)))
-        self.name = str(network.name)
-        self.device = choice.device
-        self.device_reason = choice.reason
-        self._size_multiple = int(network.size_multiple)  # type: ignore[arg-type]
-        self._bytes_per_pixel = float(network.peak_bytes_per_pixel)  # type: ignore[arg-type]
-        self._overlap = int(getattr(network, "tile_overlap", OVERLAP))
-        self._memory = None if memory_gib is None else memory_gib * _GIB
-        network = network.to(self.device, torch.float32).eval()
-        self._run = Runner(network, self.device, computes_in, halve_weights=network is not model)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in now."""
-        return self._run.dtype
-
     @overload
     def __call__(
         self,
         image: AnyImage,
         *,
         strength: float = 1.0,
+        quality: Quality = "normal",
         progress: Progress | None = None,
     ) -> AnyImage: ...
 
@@ -111,6 +68,7 @@ class Deblurrer:
         image: str | Path,
         *,
         strength: float = 1.0,
+        quality: Quality = "normal",
         output: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
@@ -121,6 +79,7 @@ class Deblurrer:
         image: str | Path | np.ndarray | Tensor | Image.Image,
         *,
         strength: float = 1.0,
+        quality: Quality = "normal",
         output: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
@@ -131,6 +90,7 @@ class Deblurrer:
             image: A path; a PIL image; an array as in `restore`; or a floating point tensor (3, H, W) or
                 (B, 3, H, W) with values in [0, 1].
             strength: How far to go from the input (0) to the network's output (1).
+            quality: "normal"; or "best", the mean over all eight turns and flips, which takes eight times as long.
             output: With a path, where to write; by default `name.deblurred.ext` beside the input.
             overwrite: Whether an existing output may be replaced.
             progress: Told of every tile done.
@@ -146,149 +106,27 @@ class Deblurrer:
             OutOfMemoryError: If not even small tiles fit into memory.
         """
         if isinstance(image, str | Path):
-            return self._restore_file(Path(image), output, overwrite, strength, progress)
+            return self._restore_file(Path(image), output, overwrite, strength, quality, progress)
         if output is not None:
             raise UsageError("output= is for images given by their path; save this one yourself")
         if isinstance(image, Image.Image):
             picture = from_pil(image)
-            return to_pil(picture.with_rgb(self.restore(picture.rgb, strength=strength, progress=progress)))
-        if isinstance(image, Tensor):
-            return self._restore_tensor(image, strength, progress)
-        return self.restore(image, strength=strength, progress=progress)
-
-    def restore(self, image: np.ndarray, *, strength: float = 1.0, progress: Progress | None = None) -> np.ndarray:
-        """Deblur an array of any size.
-
-        Where memory runs out all the same, the sides of the tiles are halved and the picture is started
-        again, up to three times.
-
-        Args:
-            image: sRGB-encoded values, (H, W, 3), or gray (H, W) or (H, W, 1); uint8, or float32 in [0, 1].
-            strength: How far to go from the input (0) to the network's output (1).
-            progress: Told of every tile done.
-
-        Returns:
-            A new array of the same shape and dtype.
-
-        Raises:
-            ImageError: If the array is of another kind.
-            UsageError: If `strength` is out of range.
-            ModelError: If the network's output is not finite.
-            OutOfMemoryError: If not even small tiles fit into memory.
-        """
-        _check_image(image)
-        if not 0 <= strength <= 1:
-            raise UsageError(f"strength must be 0 to 1, not {strength}")
-        if strength == 0:
-            return image.copy()
-        try:
-            return self._restore_fitting(image, strength, progress)
-        except HalfPrecisionError as error:
-            self._run.widen(error)
-        return self._restore_fitting(image, strength, progress)
-
-    def _restore_fitting(self, image: np.ndarray, strength: float, progress: Progress | None) -> np.ndarray:
-        """Restore an array with the largest tiles that memory takes."""
-        height, width = image.shape[:2]
-        plan = self.plan(height, width)
-        for halvings in range(1 + _MAX_HALVINGS):
-            if halvings > 0:
-                plan = self.plan(height, width, budget=plan.peak_bytes / 4)
-            try:
-                return self._restore_tiled(image, plan, strength, progress)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-            # Past the except clause, so that the traceback no longer holds the tensors of the attempt.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-        raise OutOfMemoryError(
-            f"memory ran out with a picture of {width} x {height} pixels, even in {plan};"
-            " close other programs, or take a smaller picture or model"
-        )
-
-    def plan(self, height: int, width: int, *, budget: float | None = None) -> TilePlan:
-        """How a picture of this size would be divided now, if it had to be done in float32.
-
-        Args:
-            height: Height of the picture in pixels.
-            width: Width of the picture in pixels.
-            budget: Working memory in bytes; None for `self.budget()`.
-
-        Raises:
-            OutOfMemoryError: If not even the smallest tile fits the budget.
-        """
-        return plan_tiles(
-            height,
-            width,
-            multiple=self._size_multiple,
-            bytes_per_pixel=self._bytes_per_pixel,
-            budget=self.budget() if budget is None else budget,
-            overlap=self._overlap,
-        )
-
-    def budget(self) -> float:
-        """Working memory in bytes that one picture may take now: `memory_gib`, or a share of what is free."""
-        return default_budget(self.device) if self._memory is None else self._memory
-
-    def _restore_tiled(
-        self, image: np.ndarray, plan: TilePlan, strength: float, progress: Progress | None
-    ) -> np.ndarray:
-        source = image.reshape(plan.height, plan.width, -1)
-        restored = np.empty(source.shape, source.dtype)
-        full = 255 if source.dtype == np.uint8 else 1
-        done = 0
-
-        def compute(top: int, left: int) -> np.ndarray:
-            nonlocal done
-            rows = reflect_indices(top, top + plan.tile_height, plan.height)
-            cols = reflect_indices(left, left + plan.tile_width, plan.width)
-            tile = self._restore_tile(source[rows[:, None], cols], full)
-            done += 1
-            if progress is not None:
-                progress(done, plan.num_tiles)
-            return tile
-
-        if progress is not None:
-            progress(0, plan.num_tiles)
-        for top, strip in merge_tiles(plan, compute):
-            rows = slice(top, top + len(strip))
-            if source.shape[2] == 1:
-                strip = strip.mean(axis=2, keepdims=True)
-            np.clip(strip, 0, 1, out=strip)
-            strip *= full
-            if strength < 1:
-                strip *= strength
-                strip += np.multiply(source[rows], 1 - strength, dtype=np.float32)
-            if full == 255:
-                np.rint(strip, out=strip)
-            restored[rows] = strip
-        return restored.reshape(image.shape)
-
-    @torch.inference_mode()
-    def _restore_tile(self, tile: np.ndarray, full: int) -> np.ndarray:
-        """Values (H, W, 1 or 3) in [0, full] through the network, as float32 (H, W, 3)."""
-        x = torch.from_numpy(tile).to(self.device).permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
-        x = x.to(torch.float32, memory_format=torch.channels_last) / full
-        y = self._run(x)
-        if y.shape != x.shape:
-            raise ModelError(f"model {self.name!r} turned {tuple(x.shape)} into {tuple(y.shape)}; the shape must stay")
-        if not y.sum().isfinite():  # one number tells of all, without a map of them
-            raise ModelError(
-                f"model {self.name!r} gave values that are no finite numbers, nothing was written; check its"
-                " weights, or take another model"
+            return to_pil(
+                picture.with_srgb(self.restore(picture.srgb(), strength=strength, quality=quality, progress=progress))
             )
-        return y[0].permute(1, 2, 0).cpu().numpy()
+        if isinstance(image, Tensor):
+            return self._restore_tensor(image, strength, quality, progress)
+        return self.restore(image, strength=strength, quality=quality, progress=progress)
 
-    def _restore_tensor(self, image: Tensor, strength: float, progress: Progress | None) -> Tensor:
+    def _restore_tensor(self, image: Tensor, strength: float, quality: Quality, progress: Progress | None) -> Tensor:
         if image.dim() == 4 and len(image) > 0:
-            return torch.stack([self._restore_tensor(item, strength, progress) for item in image])
+            return torch.stack([self._restore_tensor(item, strength, quality, progress) for item in image])
         if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ImageError(
                 f"a tensor must be floating point (3, H, W) or (B, 3, H, W), not {image.dtype} {tuple(image.shape)}"
             )
         array = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
-        restored = torch.from_numpy(self.restore(array, strength=strength, progress=progress))
+        restored = torch.from_numpy(self.restore(array, strength=strength, quality=quality, progress=progress))
         return restored.permute(2, 0, 1).to(image.device, image.dtype).contiguous()
 
     def _restore_file(
@@ -297,13 +135,19 @@ class Deblurrer:
         output: str | Path | None,
         overwrite: bool,
         strength: float,
+        quality: Quality,
         progress: Progress | None,
     ) -> Path:
         destination = default_output(path) if output is None else Path(output)
         if destination.exists() and not overwrite:
             raise UsageError(f"{destination}: exists already; choose another output, or set overwrite=True")
-        restore = partial(self.restore, strength=strength, progress=progress)
-        run_job(Job(path, destination), restore, max_megapixels=MAX_MEGAPIXELS)
+
+        def treat(job: Job, picture: Picture) -> Treated:
+            return Treated(
+                picture.with_srgb(self.restore(picture.srgb(), strength=strength, quality=quality, progress=progress))
+            )
+
+        run_job(Job(path, destination), treat, max_megapixels=MAX_MEGAPIXELS)
         return destination
 
 
@@ -315,6 +159,7 @@ def deblur(
     device: str = "auto",
     dtype: str = "auto",
     strength: float = 1.0,
+    quality: Quality = "normal",
 ) -> AnyImage: ...
 
 
@@ -326,6 +171,7 @@ def deblur(
     device: str = "auto",
     dtype: str = "auto",
     strength: float = 1.0,
+    quality: Quality = "normal",
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path: ...
@@ -338,6 +184,7 @@ def deblur(
     device: str = "auto",
     dtype: str = "auto",
     strength: float = 1.0,
+    quality: Quality = "normal",
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path | np.ndarray | Tensor | Image.Image:
@@ -354,6 +201,7 @@ def deblur(
         device: "auto", "cpu", "cuda", "cuda:1" and so on, or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16", as for `Deblurrer`.
         strength: How far to go from the input (0) to the network's output (1).
+        quality: "normal" or "best", as for `Deblurrer`.
         output: With a path, where to write; by default `name.deblurred.ext` beside the input.
         overwrite: Whether an existing output may be replaced.
 
@@ -364,21 +212,4 @@ def deblur(
         UnsmearError: As `Deblurrer` and its call do.
     """
     restore = cast(Callable[..., Any], Deblurrer(model, device=device, dtype=dtype))  # the overloads know no union
-    return restore(image, strength=strength, output=output, overwrite=overwrite)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray):
-        raise ImageError(f"an image must be a path, PIL image, array or tensor, not {type(image).__name__}")
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.size == 0:
-        raise ImageError(f"an array must be (H, W, 3), or gray (H, W) or (H, W, 1), not {image.shape}")
-    if image.dtype not in (np.uint8, np.float32):
-        raise ImageError(f"an array must be uint8, or float32 in [0, 1], not {image.dtype}: convert it first")
-    if image.dtype == np.float32 and not (image.min() >= 0 and image.max() <= 1):
-        raise ImageError("a float32 array must hold values in [0, 1] only")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; on CPU and MPS PyTorch says so by the words of a RuntimeError only."""
-    words = ("DefaultCPUAllocator", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+    return restore(image, strength=strength, quality=quality, output=output, overwrite=overwrite)

@@ -1,19 +1,26 @@
 """`unsmear deblur`: restores pictures."""
 
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Protocol
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import typer
 
 from unsmear.cli.terminal import answer, fail, ignore, printable, say
-from unsmear.errors import UnsmearError
+from unsmear.errors import UnsmearError, UsageError
 
 if TYPE_CHECKING:
+    from unsmear.arrays import Progress, Quality
     from unsmear.batch import Batch, Job
+    from unsmear.pipeline import Outcome, Usage
+    from unsmear.restore import Deblurrer
 
 
 class _Report(Protocol):
@@ -43,16 +50,39 @@ def deblur(
     strength: Annotated[
         float, typer.Option(metavar="X", min=0, max=1, help="From 0, the input, to 1, fully restored.")
     ] = 1.0,
+    quality: Annotated[
+        str,
+        typer.Option(metavar="normal|best", help="best: the mean of eight turns and flips, at eight times the time."),
+    ] = "normal",
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave out metadata: places, dates, captions. Colors stay.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Write name.compare.png, too: before and after, side by side.")
+    ] = False,
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A name that 'unsmear models' lists, or a weights file.")
     ] = "saphn-s",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; cuda:0,cuda:1 shares pictures among GPUs."),
+    ] = "auto",
     dtype: Annotated[
         str, typer.Option(metavar="TYPE", help="float32, bfloat16, float16, or auto: 16 bits on CUDA.")
     ] = "auto",
     max_megapixels: Annotated[
         float, typer.Option(metavar="N", min=0, help="Refuse pictures with more million pixels.")
     ] = 200.0,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Threads that read pictures, and that write them.")
+    ] = 2,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Take only the I-th of N shares, to divide a folder among machines.")
+    ] = "1/1",
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write what became of every picture: .json or .csv."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, and write nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> int:
@@ -64,46 +94,107 @@ def deblur(
     They come back as they were: same size and format, with metadata, color profile and transparency. Nothing
     is overwritten unless you say so, and no output is ever half-written.
     """
-    from unsmear.batch import STREAM, plan_jobs, run_job
+    from unsmear.batch import STREAM, plan_jobs
     from unsmear.image import probe
+    from unsmear.pipeline import Outcome, run_job, run_jobs
+    from unsmear.report import check_report, write_report
 
     begin = time.monotonic()
-    batch = plan_jobs(inputs, output, recursive=recursive, overwrite=overwrite)
-    if not batch.is_many and STREAM not in inputs:  # most faults of a picture show before a network is loaded
-        probe(batch.jobs[0].source, max_megapixels=max_megapixels)
+    if report_file is not None:
+        check_report(report_file)
+    batch = plan_jobs(inputs, output, recursive=recursive, overwrite=overwrite, shard=_shard(shard))
     tell = answer if dry_run else ignore if quiet else say
     for job in batch.existing:
         tell(f"{job} (skipped, exists)")
-    if not batch.jobs:
-        tell(_count(batch, 0))
-        return 0
-    failed: list[Job] = []
-    with _progress(len(batch.jobs), hidden=quiet or dry_run) as report:
-        report(0, f"loading {model}")
-        from unsmear.restore import Deblurrer
+    outcomes: list[Outcome] = []
+    usage = None
+    try:
+        if not batch.is_many and STREAM not in inputs:  # most faults of a picture show before a network is loaded
+            probe(batch.jobs[0].source, max_megapixels=max_megapixels)
+        if batch.jobs:
+            with _progress(len(batch.jobs), hidden=quiet or dry_run) as show:
+                show(0, f"loading {model}")
+                from unsmear.restore import Deblurrer
 
-        deblurrer = Deblurrer(model, device=device, dtype=dtype)
-        for done, job in enumerate(batch.jobs):
-            start = time.monotonic()
-            try:
+                deblurrers = [Deblurrer(model, device=name, dtype=dtype) for name in device.split(",")]
                 if dry_run:
-                    width, height, _ = probe(job.source, max_megapixels=max_megapixels)
-                    tell(f"{job} ({width} x {height}, {deblurrer.plan(height, width)})")
+                    return _preview(batch, deblurrers[0], max_megapixels, tell)
+
+                from unsmear.treatment import Options, treatment
+
+                begun = count()
+
+                def progress(job: "Job") -> "Progress":
+                    return partial(show, next(begun), job.source_name)
+
+                def done(outcome: Outcome) -> None:
+                    outcomes.append(outcome)
+                    if outcome.error is not None:
+                        fail(str(outcome.error))
+                        return
+                    note = f"; {outcome.note}" if outcome.note else ""
+                    size = f"{outcome.width} x {outcome.height}"
+                    what = str(outcome.job) if outcome.state == "restored" else f"{outcome.job.source_name} kept"
+                    tell(f"{what} ({size}, {outcome.seconds:.1f} s{note})")
+
+                options = Options(strength=strength, quality=cast("Quality", quality), strip=strip, compare=compare)
+                treatments = [treatment(deblurrer, options, progress) for deblurrer in deblurrers]
+                if batch.is_many:
+                    usage = run_jobs(batch.jobs, treatments, max_megapixels=max_megapixels, workers=jobs, done=done)
                 else:
-                    progress = partial(report, done, job.source_name)
-                    restore = partial(deblurrer.restore, strength=strength, progress=progress)
-                    width, height = run_job(job, restore, max_megapixels=max_megapixels)
-                    tell(f"{job} ({width} x {height}, {time.monotonic() - start:.1f} s)")
-            except UnsmearError as error:
-                if not batch.is_many:
-                    raise
-                fail(str(error))
-                failed.append(job)
+                    done(run_job(batch.jobs[0], treatments[0], max_megapixels=max_megapixels))
+    except UnsmearError as error:
+        if not batch.is_many:
+            outcomes.append(Outcome(batch.jobs[0], "failed", str(error), error=error))
+        raise
+    finally:
+        if report_file is not None and not dry_run:
+            write_report(report_file, outcomes, batch.existing, complete=len(outcomes) == len(batch.jobs))
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
     if batch.is_many and not dry_run:
-        tell(f"{_count(batch, len(failed))} in {time.monotonic() - begin:.1f} s")
-        for job in failed:
-            tell(f"failed: {job.source_name}")
+        tell(_summary(batch, outcomes, usage, time.monotonic() - begin))
+        for outcome in failed:
+            tell(f"failed: {outcome.job.source_name}")
     return 1 if failed else 0
+
+
+def _shard(text: str) -> tuple[int, int]:
+    numbers = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    number, shares = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= number <= shares:
+        raise UsageError(f"--shard {text!r}: write I/N, the share and the number of shares, such as 2/4")
+    return number, shares
+
+
+def _preview(batch: "Batch", deblurrer: "Deblurrer", max_megapixels: float, tell: "Callable[[str], None]") -> int:
+    """What would be done, and what memory it would take."""
+    from unsmear.image import probe
+
+    code = 0
+    for job in batch.jobs:
+        try:
+            width, height, _ = probe(job.source, max_megapixels=max_megapixels)
+            tell(f"{job} ({width} x {height}, {deblurrer.plan(height, width)})")
+        except UnsmearError as error:
+            if not batch.is_many:
+                raise
+            fail(str(error))
+            code = 1
+    return code
+
+
+def _summary(batch: "Batch", outcomes: "list[Outcome]", usage: "Usage | None", seconds: float) -> str:
+    states = Counter(outcome.state for outcome in outcomes)
+    counts = (
+        (states["restored"], "restored"),
+        (states["kept"], "kept as they were"),
+        (len(batch.existing), "skipped (exists)"),
+        (states["failed"], "failed"),
+    )
+    text = ", ".join(f"{number} {state}" for number, state in counts if number) or "nothing to do"
+    if usage is None:
+        return text
+    return f"{text} in {seconds:.1f} s; the network worked {usage.share:.0%} of the time"
 
 
 @contextmanager
@@ -130,16 +221,7 @@ def _progress(total: int, *, hidden: bool) -> Iterator[_Report]:
         task = bar.add_task("", total=total)
 
         def report(done: int, what: str, part: int = 0, parts: int = 1) -> None:
-            count = f"{done + 1}/{total} " if total > 1 else ""
-            bar.update(task, completed=done + part / parts, description=count + printable(what), refresh=True)
+            number = f"{done + 1}/{total} " if total > 1 else ""
+            bar.update(task, completed=done + part / parts, description=number + printable(what), refresh=True)
 
         yield report
-
-
-def _count(batch: "Batch", num_failed: int) -> str:
-    counts = (
-        (len(batch.jobs) - num_failed, "restored"),
-        (len(batch.existing), "skipped (exists)"),
-        (num_failed, "failed"),
-    )
-    return ", ".join(f"{count} {state}" for count, state in counts if count)

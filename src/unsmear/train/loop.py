@@ -5,23 +5,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from unsmear.data.batches import Batches, Source
-from unsmear.errors import TrainingError, UsageError
+from unsmear.errors import TrainingError
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.network import Network
 from unsmear.restore import Deblurrer
+from unsmear.train.average import MovingAverage
 from unsmear.train.config import TrainConfig
 from unsmear.train.loss import restoration_loss
 from unsmear.train.muon import Muon, split_parameters
+from unsmear.train.sharding import set_up_sharding
 from unsmear.train.state import load_checkpoint, save_checkpoint
 from unsmear.train.validation import Validation, summarize
 
@@ -95,22 +96,24 @@ def train(
 
     Raises:
         TrainingError: If too many steps in a row were not finite.
-        UsageError: If there is no checkpoint to resume from, nothing to train on, or Accelerate is set up to shard
-            the weights.
+        UsageError: If there is no checkpoint to resume from, nothing to train on, or Accelerate was launched with
+            sharding other than FSDP version 2.
     """
     # Without being told, Accelerate takes several processes without GPUs for as many single ones.
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_gpu)
-    if accelerator.distributed_type.value in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        kind = accelerator.distributed_type.value
-        raise UsageError(f"{kind} cuts weights into pieces, and the moving average needs them whole: launch without it")
+    sharded = set_up_sharding(accelerator)
     torch.manual_seed(config.seed)
     plain = load_model(config.init) if config.init else create_model(config.model, **config.overrides)
-    plain = plain.train().to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    layout = torch.contiguous_format if sharded else torch.channels_last  # FSDP cuts no other
+    plain = plain.train().to(accelerator.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     plain.checkpoint_activations = config.checkpoint_activations
-    average = AveragedModel(plain, multi_avg_fn=_warm_average(config.ema)).requires_grad_(False)
+    average = MovingAverage(plain, config.ema)
     optimizers = make_optimizers(plain, config)
     levels, *prepared = accelerator.prepare(_Levels(plain), *optimizers)
+    if sharded:
+        average.cut_like(plain)
+        accelerator._models *= len(prepared)  # its save_state looks for a network beside every optimizer
     run = torch.compile(levels) if config.compile else levels
     progress = Progress()
     accelerator.register_for_checkpointing(average, progress)
@@ -123,11 +126,22 @@ def train(
 
     def save() -> None:
         progress.seconds = before + time.monotonic() - began
+        averaged = average.whole()
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
             notes = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
-            save_model(cast(Network, average.module), out / "weights.safetensors", notes=notes)
+            save_model(averaged, out / "weights.safetensors", notes=notes)
         save_checkpoint(accelerator, out / "checkpoints", progress.step)
+
+    def validate(validation: Validation) -> None:
+        averaged = average.whole()
+        if accelerator.is_main_process:
+            deblurrer = Deblurrer(averaged, device=str(accelerator.device), dtype="float32")
+            log({"step": progress.step, "validation": summarize(validation.score(deblurrer))})
+            pictures = out / "pictures"
+            pictures.mkdir(parents=True, exist_ok=True)
+            validation.sheet(deblurrer).save(pictures / f"step-{progress.step:08d}.png")
+        accelerator.wait_for_everyone()
 
     batches = Batches(
         sources,
@@ -175,13 +189,7 @@ def train(
         if progress.step % config.log_every == 0 and accelerator.is_main_process:
             log(meter.row(progress.step, config, before, now - began))
         if validation is not None and progress.step % config.validate_every == 0:
-            if accelerator.is_main_process:
-                deblurrer = Deblurrer(average.module, device=str(accelerator.device), dtype="float32")
-                log({"step": progress.step, "validation": summarize(validation.score(deblurrer))})
-                pictures = out / "pictures"
-                pictures.mkdir(parents=True, exist_ok=True)
-                validation.sheet(deblurrer).save(pictures / f"step-{progress.step:08d}.png")
-            accelerator.wait_for_everyone()
+            validate(validation)
         is_last = progress.step == config.steps or (minutes is not None and now - began > 60 * minutes)
         is_last, is_due = _agree(accelerator, is_last, now - last_save > 60 * config.save_every)
         if is_last or is_due:
@@ -202,18 +210,6 @@ def make_optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim
     group = {"params": list(others), "rate_share": 0.5 if matrices else 1.0}
     adamw = torch.optim.AdamW([group], lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
     return [Muon(matrices, lr=rate, weight_decay=decay), adamw] if matrices else [adamw]
-
-
-def _warm_average(decay: float) -> Callable[..., None]:
-    """A moving average that forgets its first steps quickly."""
-
-    @torch.no_grad()
-    def update(average: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
-        count = float(num_averaged)
-        for mean, value in zip(average, current, strict=True):
-            mean.lerp_(value, 1 - min(decay, (1 + count) / (10 + count)))
-
-    return update
 
 
 def _loader(batches: Batches, start: int, workers: int, device: torch.device) -> DataLoader[Any]:

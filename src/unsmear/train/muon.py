@@ -1,7 +1,8 @@
 """Muon: momentum whose matrices are orthogonalized before they are applied (Jordan et al. 2024).
 
 `torch.optim.Muon` takes matrices only and works through them one by one. Here a convolution's weight counts as the
-matrix (Cout, Cin * k * k), and matrices of one shape are orthogonalized together.
+matrix (Cout, Cin * k * k), and matrices of one shape are orthogonalized together. Of weights cut into pieces, the
+momentum stays cut, and every process gathers the matrices for a moment.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from unsmear.train.sharding import cut_like, whole
 
 
 class Muon(torch.optim.Optimizer):
@@ -43,7 +46,7 @@ class Muon(torch.optim.Optimizer):
                 for weight, update in zip(weights, updates, strict=True):
                     update = update if len(weight) == shape[0] else update.mT
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.sub_(update.reshape(weight.shape), alpha=rate)
+                    weight.sub_(cut_like(update.reshape(weight.shape), weight), alpha=rate)
 
     def _momentum(self, weight: Tensor, decay: float) -> Tensor:
         """The Nesterov momentum as a matrix that is at least as wide as high."""
@@ -53,7 +56,7 @@ class Muon(torch.optim.Optimizer):
         gradient = weight.grad
         assert gradient is not None
         state["momentum"].lerp_(gradient, 1 - decay)
-        matrix = gradient.lerp(state["momentum"], decay).reshape(len(weight), -1)
+        matrix = whole(gradient.lerp(state["momentum"], decay)).reshape(len(weight), -1)
         return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 

@@ -46,7 +46,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, notice: Callable[[st
     """Load the newest intact checkpoint of a folder, passing over damaged ones with a notice.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or it was written with sharding and this run is without, or the other way round.
     """
     for path in reversed(_checkpoints(folder)):
         try:
@@ -54,6 +54,8 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, notice: Callable[[st
         except (OSError, ValueError):
             intact = False
         if intact:
+            if any(path.glob("pytorch_model_fsdp*")) != accelerator.is_fsdp2:
+                raise UsageError(f"{path}: was written with{'out' * accelerator.is_fsdp2} FSDP; resume it the same way")
             accelerator.load_state(str(path))
             return
         notice(f"{path}: this checkpoint is damaged, going back to the one before")

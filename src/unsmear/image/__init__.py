@@ -1,0 +1,22 @@
+"""Pictures in and out: pixels for the network, and all else kept, so that pictures come back as they were.
+
+What is kept of which format, and what is refused, is told in docs/pictures.md.
+"""
+
+from unsmear.image.picture import Picture
+from unsmear.image.pil import from_pil, to_pil
+from unsmear.image.read import MAX_MEGAPIXELS, default_output, open_picture, probe, suffix_for
+from unsmear.image.write import check_fits, save_picture
+
+__all__ = [
+    "MAX_MEGAPIXELS",
+    "Picture",
+    "check_fits",
+    "default_output",
+    "from_pil",
+    "open_picture",
+    "probe",
+    "save_picture",
+    "suffix_for",
+    "to_pil",
+]
