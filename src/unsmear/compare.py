@@ -4,14 +4,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _WIDTH = 720  # of each whole picture on the sheet, pixels
-_DETAIL = 236  # side of a detail, shown at its own size
+_DETAIL = 118  # side of a detail, pixels of the picture
+_ZOOM = 2
 _DETAILS = 3
 _GAP = 6
 _TEXT = 18
 
 
 def compare_sheet(before: np.ndarray, after: np.ndarray) -> Image.Image:
-    """Draw a picture before (left) and after (right), and below the details that changed most, at their own size.
+    """Draw a picture before (left) and after (right), and below the details that changed most, at twice their size.
 
     Args:
         before: Values (H, W, 3): uint8, uint16, or float32 in [0, 1].
@@ -21,11 +22,11 @@ def compare_sheet(before: np.ndarray, after: np.ndarray) -> Image.Image:
         An RGB picture, 1446 pixels wide or less.
     """
     height, width = before.shape[:2]
-    places = _details(before, after)
+    places, shown = _details(before, after), _DETAIL * _ZOOM
     whole_width = min(width, _WIDTH)
     whole_height = max(1, round(height * whole_width / width))
-    column = max(whole_width, len(places) * (_DETAIL + _GAP) - _GAP)
-    rows = _TEXT + whole_height + (_TEXT + min(_DETAIL, height) if places else 0)
+    column = max(whole_width, len(places) * (shown + _GAP) - _GAP)
+    rows = _TEXT + whole_height + (_TEXT + shown if places else 0)
     sheet = Image.new("RGB", (2 * column + _GAP, rows), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for side, (name, values) in enumerate((("before", before), ("after", after))):
@@ -34,10 +35,11 @@ def compare_sheet(before: np.ndarray, after: np.ndarray) -> Image.Image:
         whole = Image.fromarray(_eight_bits(values))
         sheet.paste(whole.resize((whole_width, whole_height), Image.Resampling.LANCZOS, reducing_gap=3), (left, _TEXT))
         if places:
-            draw.text((left + 2, _TEXT + whole_height + 1), f"{name}: most changed, own size", "black", font)
+            draw.text((left + 2, _TEXT + whole_height + 1), f"{name}: what changed most, twice as large", "black", font)
         for number, (y, x) in enumerate(places):
-            detail = _eight_bits(values[y : y + _DETAIL, x : x + _DETAIL])
-            sheet.paste(Image.fromarray(detail), (left + number * (_DETAIL + _GAP), 2 * _TEXT + whole_height))
+            detail = Image.fromarray(_eight_bits(values[y : y + _DETAIL, x : x + _DETAIL]))
+            detail = detail.resize((shown, shown), Image.Resampling.NEAREST)
+            sheet.paste(detail, (left + number * (shown + _GAP), 2 * _TEXT + whole_height))
     return sheet
 
 
