@@ -1,9 +1,10 @@
-"""Compare choices of training at an equal budget, by pictures that no run was trained on.
+"""Compare choices of network and training at an equal budget, by pictures that no run was trained on.
 
-    python runs/compare.py losses --photos DIR --validate DIR --out DIR [--steps 1000] [--seeds 0 1]
+    python runs/compare.py losses|designs|components --photos DIR --validate DIR --out DIR [--steps 1000] [--seeds 0 1]
 
-Every variant starts from fresh weights, takes the same number of steps on the same batches, and is scored with its
-averaged weights. What is finished is found again in --out, so a run that was stopped goes on. The table gives the
+Every variant starts from fresh weights and is scored with its averaged weights. Losses and components take the same
+number of steps on the same batches. Designs take the same arithmetic: as many steps as cost the multiply-accumulates
+of --steps steps of the recipe's network and batch, so that a smaller network sees more pictures. What is finished is found again in --out, so a run that was stopped goes on. The table gives the
 mean gain over the blurred input in dB, over the pictures and the seeds; behind it, half the span between the seeds.
 """
 
@@ -19,7 +20,8 @@ from unsmear.process import tune_process
 
 tune_process()  # before PyTorch is loaded
 
-from unsmear import Deblurrer
+from unsmear import Deblurrer, create_model
+from unsmear.cost import count_macs
 from unsmear.data.batches import SharpPhotos
 from unsmear.data.store import PictureStore, list_pictures, read_picture
 from unsmear.train.config import TrainConfig, default
@@ -28,7 +30,8 @@ from unsmear.train.validation import Validation, summarize
 
 SIDE = 384  # center crops of the validation pictures
 
-# What each variant changes in the recipe "default" with mild and medium blur from the start.
+# What each variant changes in the recipe "default" with mild and medium blur from the start; `overrides` are of the
+# network `saphn-s`.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "losses": {
         "MSE, output only": {"loss": "mse", "lower_weight": 0.0},
@@ -36,6 +39,31 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "Charbonnier, output only": {"lower_weight": 0.0},
         "Charbonnier, all levels": {},
         "Charbonnier, all levels, frequency 0.05": {"frequency_weight": 0.05},
+    },
+    "designs": {
+        "as shipped": {},
+        "wider, 48/96/192": {"overrides": {"widths": [48, 96, 192], "lower_widths": [24, 48, 96]}},
+        "thinner, 16/32/64": {"overrides": {"widths": [16, 32, 64], "lower_widths": [8, 16, 32]}},
+        "equal widths at all levels": {"overrides": {"lower_widths": None}},
+        "two blocks a scale": {"overrides": {"encoder_blocks": 2, "decoder_blocks": 2}},
+        "half the maps": {"overrides": {"channels_per_map": 4}},
+        "full filters": {"overrides": {"filters": "full"}},
+        "kernels from 3x3": {"overrides": {"generator_kernel": 3}},
+        "no residual to the input": {"overrides": {"residual": False}},
+        "full resolution": {"overrides": {"unshuffle": 1}},
+        "quarter resolution": {"overrides": {"unshuffle": 4}},
+        "one level": {"overrides": {"levels": 1}},
+        "two levels": {"overrides": {"levels": 2}},
+        "4 crops of 128": {"batch_size": 4, "crop": 128},
+        "curriculum": {"curriculum": True},
+    },
+    "components": {
+        "all": {},
+        "no attention to itself": {"overrides": {"attention": False}},
+        "no attention to the encoder": {"overrides": {"cross_attention": False}},
+        "no pixel-dependent filtering": {"overrides": {"filtering": False}},
+        "no patch hierarchy": {"overrides": {"levels": 1}},
+        "none of them": {"overrides": {"attention": False, "cross_attention": False, "filtering": False, "levels": 1}},
     },
 }
 
@@ -57,10 +85,20 @@ def main() -> None:
         for name, changes in GROUPS[args.group].items():
             config = dataclasses.replace(default(), steps=args.steps, seed=seed, curriculum=False, cooldown=0.4)
             config = dataclasses.replace(config, mixture=(2.0, 1.0, 0.0, 0.0), **changes)
+            if args.group == "designs":
+                config = dataclasses.replace(
+                    config, steps=round(args.steps * arithmetic(default()) / arithmetic(config))
+                )
             folder = args.out / args.group / f"{name} {seed}".replace(" ", "-").replace(",", "")
             rows.setdefault(name, []).append(run(config, store, validation, folder))
             print(f"seed {seed}: {name}", flush=True)
         print_table(rows, args.steps)
+
+
+def arithmetic(config: TrainConfig) -> int:
+    """Multiply-accumulates of the forward pass of a step."""
+    network = create_model(config.model, **config.overrides)
+    return config.batch_size * count_macs(network, config.crop, config.crop)
 
 
 def run(config: TrainConfig, store: PictureStore, validation: Validation, folder: Path) -> dict[str, Any]:
@@ -74,7 +112,8 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
         scores = summarize(validation.score(Deblurrer(folder / "weights.safetensors")))
         gains = {name: row.get("gain", row["after"]) for name, row in scores.items()}
         tail = [row["gain"] for row in log[len(log) // 2 :]]
-        result.write_text(json.dumps({"gains": gains, "training_gain": statistics.mean(tail)}, indent=1) + "\n")
+        found = {"gains": gains, "training_gain": statistics.mean(tail), "steps": config.steps}
+        result.write_text(json.dumps(found, indent=1) + "\n")
     return json.loads(result.read_text())
 
 
