@@ -4,8 +4,9 @@
 
 Every variant starts from fresh weights and is scored with its averaged weights. Losses and components take the same
 number of steps on the same batches. Designs take the same arithmetic: as many steps as cost the multiply-accumulates
-of --steps steps of the recipe's network and batch, so that a smaller network sees more pictures. What is finished is found again in --out, so a run that was stopped goes on. The table gives the
-mean gain over the blurred input in dB, over the pictures and the seeds; behind it, half the span between the seeds.
+of --steps steps of the recipe's network and batch, so that a smaller network sees more pictures. What is finished is
+found again in --out, so a run that was stopped goes on. The table gives the mean gain over the blurred input in dB,
+over the pictures and the seeds; behind it, half the span between the seeds.
 """
 
 import argparse

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from unsmear.errors import UnsmearError
 from unsmear.image import open_picture, save_picture
 
 RNG = np.random.default_rng(0)
@@ -127,3 +128,23 @@ def saved(picture, format=None):
     buffer = io.BytesIO()
     save_picture(picture, buffer, format=format)
     return buffer.getvalue()
+
+
+def damaged(good, count=60, seed=0):
+    """Files with some bytes changed, most of them near the head, and some cut off."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        bad = bytearray(good)
+        for _ in range(rng.integers(1, 7)):
+            bad[rng.integers(len(bad) if rng.random() < 0.3 else min(len(bad), 600))] = rng.integers(256)
+        yield bytes(bad[: rng.integers(1, len(bad))] if rng.random() < 0.2 else bad)
+
+
+def survive(good):
+    """Damaged files give a picture, which can be written, or our own error in one line."""
+    for bad in damaged(good):
+        try:
+            picture = open_picture(io.BytesIO(bad), max_megapixels=1)
+            save_picture(picture.with_srgb(picture.srgb()), io.BytesIO())
+        except UnsmearError as error:
+            assert "\n" not in str(error)

@@ -107,6 +107,7 @@ def test_flags_are_frozen(run):
             "--overwrite",
             "--strength",
             "--quality",
+            "--only-if-blurry",
             "--strip",
             "--compare",
             "--model",
@@ -117,6 +118,16 @@ def test_flags_are_frozen(run):
             "--shard",
             "--report",
             "--dry-run",
+            "--quiet -q",
+        ],
+        "explain": [
+            "--output -o",
+            "--overwrite",
+            "--model",
+            "--block",
+            "--list-blocks",
+            "--max-side",
+            "--device",
             "--quiet -q",
         ],
         "train": [
@@ -131,6 +142,7 @@ def test_flags_are_frozen(run):
             "--quiet -q",
         ],
         "synth": ["--preview", "--strength", "--count", "--size", "--seed"],
+        "convert": ["--output -o", "--warm-start", "--overwrite"],
         "models": [],
         "doctor": [],
         "bench": [
@@ -163,7 +175,9 @@ def test_flags_are_frozen(run):
         found = re.findall(r"^  (?:(-\w), )?(--[\w-]+)", out.split("Options:")[1], re.MULTILINE)
         assert [f"{long} {short}".strip() for short, long in found] == [*expected, "--help -h"]
     _, out, _ = run("--help")
-    assert re.findall(r"^  (\w+) ", out.split("Commands:")[1].split("Exit")[0], re.MULTILINE) == list(flags)[1:]
+    assert (
+        re.findall(r"^  (\w+) ", out.split("Commands:")[1].split("Exit")[0], re.MULTILINE) == list(flags)[1:]
+    )
 
 
 def test_defaults_are_those_of_the_library():
@@ -405,6 +419,27 @@ def test_report(run):
     assert run("deblur", "in", "--report", "nowhere/r.csv")[0] == 2
     assert run("deblur", "in/c.png", "--report", "one.json")[0] == 1  # one picture has a report, too
     assert json.loads(Path("one.json").read_text())["failed"] == 1
+
+
+def test_sharp_pictures_are_kept_when_asked(run):
+    rng = np.random.default_rng(0)
+    sharp = np.kron(rng.integers(0, 256, (40, 40), np.uint8), np.ones((8, 8), np.uint8))
+    soft = np.cumsum(np.cumsum(np.pad(sharp.astype(float), ((12, 0), (12, 0)), "wrap"), 0), 1)
+    soft = (soft[12:, 12:] - soft[12:, :-12] - soft[:-12, 12:] + soft[:-12, :-12]) / 144
+    os.mkdir("in")
+    Image.fromarray(sharp).convert("RGB").save("in/sharp.png")
+    Image.fromarray(np.rint(soft).astype(np.uint8)).convert("RGB").save("in/soft.png")
+    code, _, err = run("deblur", "in", "-o", "out", "--only-if-blurry")
+    assert code == 0
+    assert Path("out/sharp.png").read_bytes() == Path("in/sharp.png").read_bytes()
+    assert Path("out/soft.png").read_bytes() != Path("in/soft.png").read_bytes()
+    assert re.search(r"in/sharp.png kept \(320 x 320, T; sharp: edges are \d\.\d px wide\)", err)
+    assert "1 restored, 1 kept as they were" in err
+    assert run("deblur", "in", "--only-if-blurry", "-q")[0] == 0
+    assert sorted(os.listdir("in")) == ["sharp.png", "soft.deblurred.png", "soft.png"]
+    assert run("deblur", "in/sharp.png", "--only-if-blurry", "-o", "x.bmp", "-q")[0] == 0  # another format
+    with Image.open("x.bmp") as img:
+        assert np.array_equal(np.asarray(img)[..., 0], sharp)
 
 
 def test_shares(run):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from unsmear.cli.convert import convert
+from unsmear.convert import run
 from unsmear.convert.read import find_checkpoints
 from unsmear.convert.run import convert_files
 from unsmear.errors import ModelError, UsageError
@@ -165,7 +166,7 @@ def test_a_converted_deepdeblur_computes_what_its_authors_do(tmp_path):
     network = load_model(tmp_path / "w.safetensors")
     assert (network.name, network.config.blocks, network.config.width) == ("deepdeblur", 2, 4)
 
-    def run(name, x):
+    def apply(name, x):
         return functional.conv2d(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"], padding=2)
 
     x = torch.rand(1, 3, 24, 32)
@@ -176,12 +177,12 @@ def test_a_converted_deepdeblur_computes_what_its_authors_do(tmp_path):
     ]
     seen, expected = pyramid[2], []
     for s in (2, 1, 0):
-        y = run(f"body_models.{s}.body.0", seen)
+        y = apply(f"body_models.{s}.body.0", seen)
         for b in (1, 2):
-            y = run(f"body_models.{s}.body.{b}.body.2", run(f"body_models.{s}.body.{b}.body.0", y).relu()) + y
-        expected.append(run(f"body_models.{s}.body.3", y))
+            y = apply(f"body_models.{s}.body.{b}.body.2", apply(f"body_models.{s}.body.{b}.body.0", y).relu()) + y
+        expected.append(apply(f"body_models.{s}.body.3", y))
         if s > 0:
-            up = functional.pixel_shuffle(run(f"conv_end_models.{s}.uppath.0", expected[-1]), 2)
+            up = functional.pixel_shuffle(apply(f"conv_end_models.{s}.uppath.0", expected[-1]), 2)
             seen = torch.cat([pyramid[s - 1], up], 1)
     with torch.no_grad():
         estimates = network.estimates(x)
@@ -334,6 +335,16 @@ def test_files_that_are_not_there_or_not_one_network_are_refused(small, tmp_path
         with pytest.raises(UsageError, match=message):
             convert_files(given, out)
     assert not out.exists()
+
+
+def test_every_converter_is_asked_and_lets_others_pass():
+    folder = Path(run.__file__).parent
+    written = {
+        path.stem for path in folder.glob("*.py") if "\ndef convert(released" in path.read_text(encoding="utf-8")
+    }
+    assert {converter.__module__.rpartition(".")[2] for converter in run.CONVERTERS} == written
+    for released in ({}, {"a": {}}, {"a": {"b": torch.zeros(1)}, "c": {}}):
+        assert all(converter(released) is None for converter in run.CONVERTERS)
 
 
 # Files that are damaged, of something else, or malicious

@@ -98,7 +98,7 @@ def test_the_survey_rates_every_map(saphn):
 def test_flat_maps_rate_nothing():
     network = create_model("saphn", **SMALL).eval()  # whose filters are ordinary convolutions
     assert not any(maps.survey(network, picture(network)).filters.values())
-    assert not maps.survey(awake(network), torch.full_like(picture(network, 2, 2), 0.5)).filters == {}
+    assert all(maps.survey(awake(network), picture(network)).filters.values())
 
 
 def test_filters_that_ignore_the_picture_do_not_turn(saphn):
@@ -150,7 +150,7 @@ def test_blur_is_found_with_its_direction(degrees):
     read = [
         measure_extent(smear(photo(192, 256), length, angle) if length else photo(192, 256)) for length in (0, 6, 12)
     ]
-    assert read[0].typical < 3 < read[1].typical < read[2].typical < 14
+    assert read[0].typical < 3 < read[1].typical < read[2].typical < 18
     for extent in read[1:]:
         weight = extent.evidence * (1 - extent.roundness)
         found = np.angle(np.sum(weight * np.exp(2j * extent.angle))) / 2

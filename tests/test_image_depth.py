@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pictures import RNG, encoded, exif_block, image, opened, png_with_header, saved, tiff_of
+from pictures import RNG, encoded, exif_block, image, opened, png_with_header, saved, survive, tiff_of
 from PIL import Image
 
 from unsmear.errors import ImageError
 from unsmear.image import Picture, from_pil, open_picture, probe, tiff, to_pil
-from unsmear.image.tiff import encode_tiff
+from unsmear.image.tiff import encode_tiff, read_tags
 
 CHANNELS = {"gray": 1, "gray+alpha": 2, "RGB": 3, "RGBA": 4}
 
@@ -117,11 +117,14 @@ def test_values_beyond_black_and_white_stay(vips):
     np.testing.assert_array_equal(seen(vips, saved(picture)), source)
 
 
-def test_premultiplied_alpha_stays_so(vips):
-    source = values(np.uint16, 4)
+def test_premultiplied_alpha_becomes_plain_alpha(vips):
+    alpha = RNG.integers(1, 65536, (17, 23, 1))
+    source = np.concatenate([alpha // 2, alpha // 3, alpha, alpha], axis=2).astype(np.uint16)
     result = saved(opened(tiff_of(source, t338=(3, 1, 1))))
-    np.testing.assert_array_equal(seen(vips, result), source)
-    assert opened(result).encoding["premultiplied"]
+    plain = opened(result)
+    assert read_tags(io.BytesIO(result))[0][338] == (2,)
+    np.testing.assert_array_equal(plain.alpha, alpha[..., 0])
+    np.testing.assert_allclose(plain.rgb / 65535 * alpha, source[..., :3], atol=1.5)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -223,3 +226,15 @@ def test_without_libvips_deep_files_are_refused_and_never_cut(format, channels, 
         saved(picture, "PNG")
     assert saved(picture, "TIFF").startswith(b"II*\0")  # which we write ourselves
     assert opened(encoded(image(), "PNG")).rgb.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "half", "float"])
+def test_damaged_deep_files_give_a_picture_or_our_own_error(kind, vips):
+    survive(
+        {
+            "PNG": png_of(values(np.uint16, 4)),
+            "TIFF": saved(Picture(values(np.uint16, 3), exif=exif_block(1)), "TIFF"),
+            "half": tiff_of(values(np.float16, 2)),
+            "float": saved(Picture(values(np.float32, 3)), "TIFF"),
+        }[kind]
+    )

@@ -87,7 +87,7 @@ def test_nothing_is_left_when_the_work_fails(place):
 
 def test_a_picture_that_is_kept(place):
     source = make("a.png")
-    kept = Treated(None, "sharp already")
+    kept = Treated(None, kept=True)
     assert run_job(Job(source, Path("out/a.png")), lambda *_: kept, max_megapixels=1).state == "kept"
     assert not Path("out").exists()
     run_job(Job(source, Path("out/a.png")), lambda *_: kept, max_megapixels=1, copy_kept=True)

@@ -127,7 +127,7 @@ def test_gray_is_the_mean_of_what_the_channels_became():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4, 3), np.uint16), "not uint16"),
+        (np.zeros((4, 4, 3), np.int32), "not int32"),
         (np.zeros((4, 4, 3), np.float64), "not float64"),
         (np.zeros((4, 4, 3), bool), "not bool"),
         (np.zeros((4, 4, 4), np.uint8), r"not \(4, 4, 4\)"),
@@ -167,6 +167,30 @@ def test_strength_zero_is_exact_and_independent_of_the_input():
     restored = Deblurrer(StandIn(invert)).restore(image, strength=0)
     np.testing.assert_array_equal(restored, image)
     assert not np.shares_memory(restored, image)
+
+
+def test_16_bit_values_keep_their_depth():
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    np.testing.assert_array_equal(Deblurrer(StandIn()).restore(ramp), ramp)
+    np.testing.assert_array_equal(Deblurrer(StandIn(invert)).restore(ramp), 65535 - ramp)
+    assert Deblurrer(StandIn()).restore(ramp).dtype == np.uint16
+
+
+@pytest.mark.parametrize("memory_gib", [None, 0.13])
+def test_best_quality_is_the_mean_over_all_turns_and_flips(memory_gib):
+    def slanted(x):  # what it does depends on where things lie
+        return 0.5 * x + 0.5 * torch.linspace(0, 1, x.shape[3]).expand_as(x)
+
+    image = np.random.default_rng(0).random((256, 256, 3), np.float32)
+    restored = Deblurrer(StandIn(slanted), memory_gib=memory_gib).restore(image, quality="best")
+    np.testing.assert_allclose(restored, 0.5 * image + 0.25, atol=1e-6)  # each slant meets its mirror image
+    identity = Deblurrer(StandIn(), memory_gib=memory_gib).restore(image, quality="best")
+    np.testing.assert_allclose(identity, image, atol=1e-6)
+
+
+def test_unknown_qualities_are_refused():
+    with pytest.raises(UsageError, match="quality must be 'normal' or 'best', not 'good'"):
+        Deblurrer(StandIn()).restore(photo(8, 8, 3), quality="good")
 
 
 # Tiles

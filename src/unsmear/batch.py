@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from unsmear.errors import UsageError
-from unsmear.formats import SUFFIXES, format_of
+from unsmear.formats import format_of, is_picture_name
 from unsmear.image import default_output, suffix_for
 
 STREAM = "-"
@@ -141,7 +141,7 @@ def _find(inputs: list[str], recursive: bool, output: str | None) -> dict[Path, 
             else:
                 found[_regular(path)] = Path(path.name)
     # `unsmear deblur *.jpg` a second time names the results of the first, too.
-    results = {default_output(source) for source in found if source.suffix.lower() in SUFFIXES}
+    results = {default_output(source) for source in found if is_picture_name(source)}
     return {source: place for source, place in found.items() if source not in results}
 
 
@@ -170,7 +170,7 @@ def _walk(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
         if os.path.isdir(path):
             if recursive and os.path.realpath(path) not in seen:
                 yield from _walk(path, recursive, seen)
-        elif path.suffix.lower() in SUFFIXES and not path.stem.endswith(_OWN) and os.path.isfile(path):
+        elif is_picture_name(path) and not path.stem.endswith(_OWN) and os.path.isfile(path):
             yield path
 
 

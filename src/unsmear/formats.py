@@ -1,6 +1,7 @@
 """The file formats: how to know them by name and by content, and what they can hold."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def format_of(path: Path) -> str:
         return SUFFIXES[path.suffix.lower()]
     except KeyError:
         raise UsageError(f"{path}: end the name of the output with one of {' '.join(SUFFIXES)}") from None
+
+
+def is_picture_name(path: Path) -> bool:
+    """Whether a file is one that we read, by its name. Camera raw files are, once what they need is installed."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix in RAW_SUFFIXES and find_spec("rawpy") is not None)
 
 
 def identify(head: bytes) -> str | None:

@@ -28,13 +28,15 @@ class Treated:
     """What a treatment made of a picture.
 
     Attributes:
-        picture: What to write; None keeps the file as it is.
+        picture: What to write; None leaves the file as it is.
+        kept: Whether the picture was not changed.
         note: What a person should know of it, or nothing.
         beside: Further pictures to write beside the target, by what their names end in instead of its extension. They
             are there before the target is, and replace what is there.
     """
 
     picture: Picture | None
+    kept: bool = False
     note: str = ""
     beside: dict[str, Picture] = field(default_factory=dict)
 
@@ -86,7 +88,7 @@ def run_job(job: Job, treat: Treatment, *, max_megapixels: float, copy_kept: boo
         job: What to do. Missing folders on the way to its target are made; an existing target is replaced.
         treat: What is done to the picture.
         max_megapixels: Largest picture to decode, in million pixels.
-        copy_kept: Whether a picture that is kept as it is goes to its target byte by byte, or nowhere.
+        copy_kept: Whether files that are left as they are go to their target byte by byte, or nowhere.
 
     Raises:
         UnsmearError: If the picture cannot be read, treated or written. There is no output then.
@@ -303,7 +305,7 @@ def _format(job: Job, picture: Picture) -> str:
 
 def _outcome(job: Job, picture: Picture, treated: Treated, seconds: float) -> Outcome:
     height, width = picture.rgb.shape[:2]
-    return Outcome(job, "kept" if treated.picture is None else "restored", treated.note, width, height, seconds)
+    return Outcome(job, "kept" if treated.kept else "restored", treated.note, width, height, seconds)
 
 
 def _failure(job: Job, error: UnsmearError) -> Outcome:

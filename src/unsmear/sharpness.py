@@ -27,6 +27,7 @@ THRESHOLD = 1.6
 
 _TILE = 64  # pixels a side
 _SMALLEST = 16  # sides with fewer pixels hold no spectrum to speak of
+_FEW = 16  # tiles a side; fewer overlap by half
 _DIRECTIONS = 8
 _FINE = 0.4  # cycles per pixel; details beyond are taken for noise
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -106,8 +107,9 @@ def _gray(image: np.ndarray) -> np.ndarray:
 
 
 def _starts(length: int, tile: int) -> np.ndarray:
-    """Where tiles begin that cover a length, evenly spread, overlapping by what is left over."""
-    return np.linspace(0, length - tile, -(-length // tile)).astype(int)
+    """Where tiles begin that cover a length, evenly spread. Windows are dark at the rim: few tiles overlap by half."""
+    pitch = tile // 2 if length < _FEW * tile else tile
+    return np.linspace(0, length - tile, -(-(length - tile) // pitch) + 1).astype(int)
 
 
 def _hann(length: int) -> np.ndarray:

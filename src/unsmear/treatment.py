@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from unsmear.arrays import ArrayDeblurrer, Progress
 from unsmear.batch import Job
 from unsmear.compare import compare_sheet
+from unsmear.formats import format_of
 from unsmear.image import Picture, from_pil
 from unsmear.pipeline import Treated, Treatment
+from unsmear.sharpness import THRESHOLD, blur_extent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +21,14 @@ class Options:
     Attributes:
         strength: How far to go from the input (0) to the network's output (1).
         quality: "normal", or "best" for the mean over all eight turns and flips of the picture.
+        only_if_blurry: Whether to keep pictures as they are that look sharp (see `unsmear.sharpness`).
         strip: Whether to leave out EXIF, XMP, IPTC and other texts.
         compare: Whether to write a sheet with the picture before and after beside each result.
     """
 
     strength: float = 1.0
     quality: Literal["normal", "best"] = "normal"
+    only_if_blurry: bool = False
     strip: bool = False
     compare: bool = False
 
@@ -39,6 +44,8 @@ def treatment(deblurrer: ArrayDeblurrer, options: Options, show: Callable[[Job],
 
     def treat(job: Job, picture: Picture) -> Treated:
         seen = picture.srgb()
+        if options.only_if_blurry and (extent := blur_extent(seen)) < THRESHOLD:
+            return Treated(_as_it_is(job, picture, options), kept=True, note=f"sharp: edges are {extent:.1f} px wide")
         restored = deblurrer.restore(seen, strength=options.strength, quality=options.quality, progress=show(job))
         result = picture.with_srgb(restored)
         if options.strip:
@@ -49,3 +56,11 @@ def treatment(deblurrer: ArrayDeblurrer, options: Options, show: Callable[[Job],
         return Treated(result, beside=sheets)
 
     return treat
+
+
+def _as_it_is(job: Job, picture: Picture, options: Options) -> Picture | None:
+    """A picture that is not restored: None where its file can stay as it is."""
+    if options.strip:
+        return picture.stripped()
+    stays = isinstance(job.target, Path) and format_of(job.target) == picture.format
+    return None if stays else picture

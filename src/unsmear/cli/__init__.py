@@ -18,9 +18,11 @@ import typer
 
 from unsmear import __version__
 from unsmear.cli.bench import bench
+from unsmear.cli.convert import convert
 from unsmear.cli.deblur import deblur
 from unsmear.cli.doctor import doctor
 from unsmear.cli.evaluate import evaluate
+from unsmear.cli.explain import explain
 from unsmear.cli.models import models
 from unsmear.cli.synth import synth
 from unsmear.cli.terminal import fail
@@ -83,6 +85,6 @@ def _unsmear(
         typer.echo(context.get_help())
 
 
-for command in (deblur, train, synth, models, doctor, bench):
+for command in (deblur, explain, train, synth, convert, models, doctor, bench):
     app.command()(command)
 app.command("eval")(evaluate)

@@ -54,6 +54,10 @@ def deblur(
         str,
         typer.Option(metavar="normal|best", help="best: the mean of eight turns and flips, at eight times the time."),
     ] = "normal",
+    only_if_blurry: Annotated[
+        bool,
+        typer.Option("--only-if-blurry", help="Keep pictures that look sharp: copied to --output, else left alone."),
+    ] = False,
     strip: Annotated[
         bool, typer.Option("--strip", help="Leave out metadata: places, dates, captions. Colors stay.")
     ] = False,
@@ -106,6 +110,7 @@ def deblur(
     tell = answer if dry_run else ignore if quiet else say
     for job in batch.existing:
         tell(f"{job} (skipped, exists)")
+    copy_kept = output is not None
     outcomes: list[Outcome] = []
     usage = None
     try:
@@ -137,12 +142,25 @@ def deblur(
                     what = str(outcome.job) if outcome.state == "restored" else f"{outcome.job.source_name} kept"
                     tell(f"{what} ({size}, {outcome.seconds:.1f} s{note})")
 
-                options = Options(strength=strength, quality=cast("Quality", quality), strip=strip, compare=compare)
+                options = Options(
+                    strength=strength,
+                    quality=cast("Quality", quality),
+                    only_if_blurry=only_if_blurry,
+                    strip=strip,
+                    compare=compare,
+                )
                 treatments = [treatment(deblurrer, options, progress) for deblurrer in deblurrers]
                 if batch.is_many:
-                    usage = run_jobs(batch.jobs, treatments, max_megapixels=max_megapixels, workers=jobs, done=done)
+                    usage = run_jobs(
+                        batch.jobs,
+                        treatments,
+                        max_megapixels=max_megapixels,
+                        workers=jobs,
+                        copy_kept=copy_kept,
+                        done=done,
+                    )
                 else:
-                    done(run_job(batch.jobs[0], treatments[0], max_megapixels=max_megapixels))
+                    done(run_job(batch.jobs[0], treatments[0], max_megapixels=max_megapixels, copy_kept=copy_kept))
     except UnsmearError as error:
         if not batch.is_many:
             outcomes.append(Outcome(batch.jobs[0], "failed", str(error), error=error))

@@ -43,12 +43,13 @@ def explain(
     """
     from unsmear.explain.output import check_output, write_report
     from unsmear.image import open_picture
+    from unsmear.image.picture import to_depth
 
     begin = time.monotonic()
     target = photo.with_suffix(".explained.png") if output is None else output
     if not list_blocks:
         check_output(photo, target, overwrite=overwrite)
-    picture = open_picture(photo).rgb
+    picture = open_picture(photo).srgb()
 
     import numpy as np
 
@@ -62,7 +63,7 @@ def explain(
     height, width = values.shape[:2]
     if (height, width) != whole:
         tell(f"{photo}: looking at the middle {width} x {height} of {whole[1]} x {whole[0]} pixels (--max-side)")
-    values = values.astype(np.float32) / np.iinfo(values.dtype).max
+    values = to_depth(values, np.float32)
     network = load_model(model, device=choose_device(device).device)
     if list_blocks:
         for line in list_picture_blocks(network, values):

@@ -5,7 +5,10 @@ from unsmear.convert.rules import Rules, convert_by_rules, count
 
 _RULES: Rules = (
     (r"^shallow\.(\d)\.", lambda m: f"shallow_feat{int(m[1]) + 1}."),
-    (r"^(en|de)coders\.(\d)\.levels\.(\d)\.", lambda m: f"stage{int(m[2]) + 1}_{m[1]}coder.{m[1]}coder_level{int(m[3]) + 1}."),
+    (
+        r"^(en|de)coders\.(\d)\.levels\.(\d)\.",
+        lambda m: f"stage{int(m[2]) + 1}_{m[1]}coder.{m[1]}coder_level{int(m[3]) + 1}.",
+    ),
     (r"^(en|de)coders\.(\d)\.", lambda m: f"stage{int(m[2]) + 1}_{m[1]}coder."),
     (r"\.downs\.(\d)\.", lambda m: f".down{int(m[1]) + 1}{int(m[1]) + 2}.down.1."),
     (r"\.ups\.(\d)\.", lambda m: f".up{int(m[1]) + 2}{int(m[1]) + 1}.up.1."),

@@ -31,7 +31,10 @@ def convert(released: Released) -> Converted | None:
     if len(released) != 1:
         return None
     ((file, tensors),) = released.items()
-    if any(f"{scale}.0.attn.temperature" not in tensors for scale in _SCALES) or "patch_embed.proj.weight" not in tensors:
+    if (
+        any(f"{scale}.0.attn.temperature" not in tensors for scale in _SCALES)
+        or "patch_embed.proj.weight" not in tensors
+    ):
         return None
     settings = {
         "width": len(tensors["patch_embed.proj.weight"]),

@@ -130,7 +130,7 @@ class Stored:
         Raises:
             ImageError: If it cannot be read, or is of another size than the blurred one.
         """
-        picture = open_picture(self._files[pair]).rgb
+        picture = open_picture(self._files[pair], deep=False).rgb
         if picture.shape != blurred.shape:
             (height, width), (own_height, own_width) = blurred.shape[:2], picture.shape[:2]
             sizes = f"{own_width} x {own_height} pixels, but its pair {width} x {height}"

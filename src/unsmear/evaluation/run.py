@@ -169,9 +169,9 @@ class _Images:
 
         def pictures(name: str) -> dict[str, np.ndarray]:
             pair = pairs[name]
-            blurred = open_picture(pair.blurred).rgb
+            blurred = open_picture(pair.blurred, deep=False).rgb
             shown = {restorer.name: self._picture(pair, restorer, blurred) for restorer in self._restorers}
-            return {**shown, "sharp": open_picture(pair.sharp).rgb}
+            return {**shown, "sharp": open_picture(pair.sharp, deep=False).rgb}
 
         return pictures
 

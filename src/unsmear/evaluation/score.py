@@ -119,7 +119,8 @@ class Scorer:
             missing = {model for (model, _), key in keys.items() if not self.journal.find(key)}
             missing |= {restorer.name for restorer in self.restorers if self.shelf.wants(pair, restorer)}
             if missing:
-                task.pictures = open_picture(pair.blurred).rgb, open_picture(pair.sharp).rgb
+                blurred, sharp = (open_picture(path, deep=False).rgb for path in (pair.blurred, pair.sharp))
+                task.pictures = blurred, sharp
             task.hashes, task.keys, task.missing = hashes, keys, missing
         except UnsmearError as error:
             task.fail("", error)

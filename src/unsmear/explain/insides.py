@@ -78,7 +78,7 @@ def _attention(
         q, p = told.gather[name][0, k], told.distribute[name][0, k]
         count = told.gather[name].shape[1]
         even = q / q.mean()
-        most = max(_quantile(even, 0.995), 1.01)
+        most = max(_quantile(even, 0.995), 2.0)
         panels.append(
             Panel(
                 f"{letter}: gathered from",
@@ -167,7 +167,9 @@ def _departure(kernels: Tensor, name: str, picture: np.ndarray, shape: torch.Siz
 
 def _where(name: str, shape: torch.Size, maps_there: Tensor) -> str:
     """A module in words, with the scale of its maps."""
-    return f"{maps.describe(name).capitalize()}, 1/{shape[3] // maps_there.shape[-1]} of the size ({name})."
+    scale = shape[3] // maps_there.shape[-1]
+    size = "full size" if scale == 1 else f"1/{scale} of the size"
+    return f"{maps.describe(name).capitalize()}, {size} ({name})."
 
 
 def _quantile(values: Tensor, share: float) -> float:

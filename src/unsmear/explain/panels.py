@@ -42,7 +42,7 @@ def _extent(title: str, picture: np.ndarray, extent: BlurExtent, most: float) ->
     image = draw.sequential(lengths / most) * (gray / 255 * 0.3 + 0.7)
     image = np.rint(np.where(seen[..., None] > 0.5, image, gray * 0.4 + 60)).astype(np.uint8)
     every = max(2, round(max(rows, cols) / 16))
-    longer = next((n for n in (10, 5, 2) if n * np.quantile(extent.length, 0.9) < every * CELL), 1)
+    longer = next((n for n in (10, 5, 2) if n * most < 1.5 * every * CELL), 1)
     shown = np.zeros(extent.length.shape, bool)
     shown[every // 2 :: every, every // 2 :: every] = True
     y, x = np.nonzero(shown & extent.is_seen & (extent.roundness < 0.7) & (extent.length > 1))
@@ -67,7 +67,8 @@ def changes(parts: dict[str, np.ndarray], text: str) -> Section:
     panels = []
     for title, change in parts.items():
         factor, levels = draw.amplification(change), 255 * np.abs(change)
-        caption = f"Amplified {factor} times. Mean size {levels.mean():.2f}, largest {levels.max():.1f} of 255 levels."
+        how = f"Amplified {factor} times" if factor > 1 else "Not amplified"
+        caption = f"{how}. Mean size {levels.mean():.2f}, largest {levels.max():.1f} of 255 levels."
         panels.append(Panel(title, caption, draw.amplified(change, factor)))
     text += (
         " Plain gray is no change; colors say which channels change. Fine patterns vanish in small pictures: a page"

@@ -43,7 +43,7 @@ def pad(picture: np.ndarray, network: Network, device: torch.device) -> Tensor:
 
 
 def explain_picture(
-    network: Network, picture: np.ndarray, *, name: str, whole: tuple[int, int], block: str | None
+    network: Network, picture: np.ndarray, *, name: str, whole: tuple[int, int], block: str | None = None
 ) -> Report:
     """Draw all there is to show of what a network does to a picture.
 

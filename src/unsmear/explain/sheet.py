@@ -9,7 +9,7 @@ from unsmear.explain.draw import Legend
 from unsmear.explain.report import Panel, Report
 
 _COLUMNS, _COLUMN, _GAP, _MARGIN = 4, 480, 24, 40  # pixels
-_HIGHEST = 640
+_HIGHEST = {False: 640, True: 900}  # of pictures, by whether they are wide
 _TEXT_WIDTH = 1500
 _INK, _SOFT, _PAPER = (27, 27, 27), (85, 85, 85), (255, 255, 255)
 _TITLE, _SECTION, _PANEL, _TEXT, _SMALL = 38, 27, 20, 18, 16  # sizes of letters
@@ -42,17 +42,17 @@ def _rows(panels: list[Panel]) -> list[list[Panel]]:
 
 def _draw(panel: Panel) -> Image.Image:
     width = 2 * _COLUMN + _GAP if panel.is_wide else _COLUMN
-    picture = _fit(panel.picture, width)
+    picture = _fit(panel.picture, width, _HIGHEST[panel.is_wide])
     strips = [_text(panel.title, _PANEL, _INK, width), picture]
     if panel.legend is not None:
         strips.append(_legend(panel.legend, max(picture.width, _COLUMN // 2)))
     return _widened(_below([*strips, _text(panel.caption, _SMALL, _SOFT, width)], gap=5), width)
 
 
-def _fit(picture: np.ndarray, width: int) -> Image.Image:
+def _fit(picture: np.ndarray, width: int, height: int) -> Image.Image:
     """A picture as large as its place allows; small ones are enlarged by whole pixels."""
     image = Image.fromarray(np.ascontiguousarray(picture))
-    scale = min(width / image.width, _HIGHEST * width / _COLUMN / image.height)
+    scale = min(width / image.width, height / image.height)
     scale = int(scale) if scale >= 1 else scale
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)

@@ -170,6 +170,7 @@ def take_over(values: np.ndarray, profile: Profile | None, restored: np.ndarray)
     return result.reshape(values.shape)
 
 
+@lru_cache(maxsize=4)  # as they take a tenth of a second to build
 def cmyk_converter(icc: bytes) -> tuple[Convert, Convert]:
     """Conversions of a CMYK profile: to sRGB, uint8 (H, W, 4) to (H, W, 3), and back.
 

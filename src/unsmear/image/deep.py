@@ -90,8 +90,6 @@ def open_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Header:
     encoding: dict[str, Any] = {"compressed": tags.get(tiff.COMPRESSION, 1) != 1}
     if (depth, kind) == (16, _FLOAT):
         encoding["half"] = True
-    if extra == (1,):
-        encoding["premultiplied"] = True
     fields = {**tiff_metadata(file, tags), "orientation": orientation, "encoding": encoding}
 
     def decode() -> Picture:

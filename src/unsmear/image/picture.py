@@ -10,6 +10,9 @@ from PIL import ImageCms
 from unsmear.errors import ImageError
 from unsmear.image.color import Convert, Profile, cmyk_converter, parse_profile, srgb_values, take_over
 
+_INK_ROUNDS = 3
+_INK_ERROR = 4  # of 255, from which on the inks that the profile would take are better
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -66,9 +69,13 @@ class Picture:
         rgb = take_over(self.rgb, self._profile(), restored)
         if self.cmyk is None:
             return replace(self, rgb=rgb)
-        _, to_cmyk = converters(self.icc)
-        change = to_cmyk(rgb).astype(np.int16) - to_cmyk(self.rgb)
-        return replace(self, rgb=rgb, cmyk=np.clip(self.cmyk + change, 0, 255).astype(np.uint8))
+        to_rgb, to_cmyk = converters(self.icc)
+        cmyk, goal = self.cmyk, to_cmyk(rgb).astype(np.int16)
+        for _ in range(_INK_ROUNDS):  # many inks make one color: change those there are by as much as it takes
+            cmyk = np.clip(cmyk + (goal - to_cmyk(to_rgb(cmyk))), 0, 255).astype(np.uint8)
+        missed = np.abs(to_rgb(cmyk).astype(np.int16) - rgb).max(axis=2) > _INK_ERROR
+        cmyk[missed] = goal[missed]
+        return replace(self, rgb=rgb, cmyk=cmyk)
 
     def stripped(self) -> "Picture":
         """The same picture without EXIF, XMP, IPTC, comments, texts and resolution; its colors stay."""

@@ -63,7 +63,6 @@ def encode_tiff(
     samples: np.ndarray,
     *,
     has_alpha: bool = False,
-    premultiplied: bool = False,
     compressed: bool = True,
     exif: bytes = b"",
     icc: bytes = b"",
@@ -76,7 +75,6 @@ def encode_tiff(
     Args:
         samples: (H, W, C) of uint8, uint16, float16 or float32: gray, RGB or CMYK, and perhaps alpha.
         has_alpha: Whether the last channel is opacity.
-        premultiplied: Whether colors were multiplied by it.
         compressed: Whether to compress without loss (deflate, with differences), or not at all.
         exif: EXIF block, or empty.
         icc: ICC profile, or empty.
@@ -123,7 +121,7 @@ def encode_tiff(
     if compressed:
         values[317] = (_SHORT, [3 if is_float else 2])
     if has_alpha:
-        values[EXTRA_SAMPLES] = (_SHORT, [1 if premultiplied else 2])
+        values[EXTRA_SAMPLES] = (_SHORT, [2])
     packed = {
         tag: (kind, len(numbers), struct.pack(f"{order}{len(numbers)}{'H' if kind == _SHORT else 'I'}", *numbers))
         for tag, (kind, numbers) in values.items()

@@ -106,7 +106,6 @@ def _encode(picture: Picture, format: str) -> bytes:
         return encode_tiff(
             samples.astype(np.float16) if own.get("half") else samples,
             has_alpha=picture.alpha is not None,
-            premultiplied=own.get("premultiplied", False),
             compressed=own.get("compressed", True),
             exif=picture.exif,
             icc=picture.icc,

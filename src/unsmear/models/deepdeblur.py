@@ -82,6 +82,7 @@ class DeepDeblur(Network):
     """
 
     value_range = (-127.5, 127.5)
+    tile_overlap = 256  # 40 convolutions see 80 pixels in every direction, at the coarsest scale 320 of the picture's
 
     def __init__(self, config: DeepDeblurConfig, name: str = "deepdeblur") -> None:
         super().__init__(config, name)

@@ -16,13 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LONGEST = 54.0
+"""Pixels after which lines are cut."""
+
 
 def linear_blur(x: Tensor, flow: Tensor) -> Tensor:
     """Blur a picture by motion along straight lines.
 
     Args:
         x: (B, C, H, W), float32 or float64.
-        flow: Motion during the exposure in pixels, right and down, (B, 2, H, W); its sign does not matter.
+        flow: Motion during the exposure in pixels, right and down, (B, 2, H, W); its sign does not matter. Lines
+            are cut after 54 pixels.
 
     Returns:
         (B, C, H, W); differentiable in both.
@@ -45,19 +49,16 @@ def linear_blur_adjoint(y: Tensor, flow: Tensor) -> Tensor:
 
 def _lines(flow: Tensor) -> tuple[Tensor, Tensor]:
     """Unit directions (B, 2, H, W), and the weights of steps 0, 1, ... to either side (B, K + 1, H, W)."""
-    length = (flow.square().sum(1, keepdim=True) + 1e-12).sqrt()
-    # Reading how far to go waits for the device, and cannot be recorded in a CUDA graph: on a GPU, as far as the
-    # picture is large, at most.
-    longest = float(length.detach().amax()) if flow.device.type == "cpu" else _FARTHEST
-    steps = torch.arange(1, math.ceil(min(longest, _FARTHEST) / 2) + 1, device=flow.device, dtype=flow.dtype)
+    device, motion = flow.device, (flow.square().sum(1, keepdim=True) + 1e-12).sqrt()
+    length = motion.clamp(max=LONGEST)
+    # Reading how far to go waits for the device, and cannot be recorded in a CUDA graph: on a GPU it is always as far
+    # as can be. Tensors without values have no lengths to follow.
+    farthest = float(length.detach().amax()) if device.type == "cpu" else 0.0 if device.type == "meta" else LONGEST
+    steps = torch.arange(1, math.ceil(farthest / 2) + 1, device=device, dtype=flow.dtype)
     inside = length / 2 - steps.view(-1, 1, 1)
     rising, falling = (inside + 1).clamp(0, 1), inside.clamp(0, 1)
     sides = (rising.square() / 2 + falling - falling.square() / 2) / length
-    return flow / length, torch.cat([1 - 2 * sides.sum(1, keepdim=True), sides], 1)
-
-
-_FARTHEST = 54.0
-"""Longest line on a GPU, pixels."""
+    return flow / motion, torch.cat([1 - 2 * sides.sum(1, keepdim=True), sides], 1)
 
 
 def _grids(direction: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from unsmear.data.video import is_video
 from unsmear.errors import UsageError
 from unsmear.train.config import RECIPES, TrainConfig
 from unsmear.train.loop import Progress, Row, train
+from unsmear.train.objective import vgg19_file
 from unsmear.train.validation import Validation
 
 KINDS = ("photos", "frames", "pairs")
@@ -102,7 +103,9 @@ def run_training(
         raise UsageError("there is nothing to train on: give --data DIR")
     if not resume and (out / "checkpoints").exists():
         raise UsageError(f"{out}: holds a run already; pass --resume to go on with it, or choose another --out")
-    make_writer = _tensorboard() if tensorboard else None  # or tell what is missing before all is decoded
+    if config.perceptual_weight:
+        vgg19_file(config)  # or tell that it is missing before all is decoded
+    make_writer = _tensorboard() if tensorboard else None  # likewise
     sources: list[tuple[Source, float]] = []
     photos: list[Path] = []
     kinds = [_kind(given) for given in data]

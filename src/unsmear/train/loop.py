@@ -20,8 +20,8 @@ from unsmear.models.network import Network
 from unsmear.restore import Deblurrer
 from unsmear.train.average import MovingAverage
 from unsmear.train.config import TrainConfig
-from unsmear.train.loss import restoration_loss
 from unsmear.train.muon import Muon, split_parameters
+from unsmear.train.objective import Objective
 from unsmear.train.sharding import set_up_sharding
 from unsmear.train.state import load_checkpoint, save_checkpoint
 from unsmear.train.validation import Validation, summarize
@@ -110,6 +110,7 @@ def train(
     plain.checkpoint_activations = config.checkpoint_activations
     average = MovingAverage(plain, config.ema)
     optimizers = make_optimizers(plain, config)
+    objective = Objective(config, accelerator)
     levels, *prepared = accelerator.prepare(_Levels(plain), *optimizers)
     if sharded:
         average.cut_like(plain)
@@ -117,6 +118,8 @@ def train(
     run = torch.compile(levels) if config.compile else levels
     progress = Progress()
     accelerator.register_for_checkpointing(average, progress)
+    if objective.adversary is not None:
+        accelerator.register_for_checkpointing(objective.adversary)
     if resume:
         load_checkpoint(accelerator, out / "checkpoints", notice)
 
@@ -159,13 +162,7 @@ def train(
         sharp = sharp.to(accelerator.device, non_blocking=True)
         with accelerator.autocast():
             estimates = run(blurred)
-        loss = restoration_loss(
-            estimates,
-            sharp,
-            name=config.loss,
-            lower_weight=config.lower_weight,
-            frequency_weight=config.frequency_weight,
-        )
+        loss = objective(estimates, sharp, config.rate(progress.step))
         accelerator.backward(loss)
         # Gradients are summed over all processes, so a bad loss anywhere shows everywhere.
         norm = accelerator.clip_grad_norm_(levels.parameters(), config.clip or math.inf)
@@ -184,7 +181,7 @@ def train(
                 f"step {progress.step}: {progress.bad_steps} gradients in a row were not finite; lower the"
                 " learning rate, and go on from the last checkpoint with --resume"
             )
-        meter.add(loss, estimates[-1], blurred, sharp)
+        meter.add(loss, estimates[-1], blurred, sharp, objective.terms)
         now = time.monotonic()
         if progress.step % config.log_every == 0 and accelerator.is_main_process:
             log(meter.row(progress.step, config, before, now - began))
@@ -204,7 +201,7 @@ def make_optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim
     """The optimizers of a run: one, or Muon beside AdamW."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
-        return [torch.optim.Adam(network.parameters(), lr=rate, fused=True)]
+        return [torch.optim.Adam(network.parameters(), lr=rate, betas=(config.momentum, 0.999), fused=True)]
     matrices, others = split_parameters(network) if config.optimizer == "muon" else ([], network.parameters())
     # Beside Muon, the first and last layers and the depthwise filters at the full rate make the loss jump.
     group = {"params": list(others), "rate_share": 0.5 if matrices else 1.0}
@@ -249,15 +246,16 @@ class _Meter:
         self._sums: Tensor | None = None
 
     @torch.no_grad()
-    def add(self, loss: Tensor, estimate: Tensor, blurred: Tensor, sharp: Tensor) -> None:
+    def add(self, loss: Tensor, estimate: Tensor, blurred: Tensor, sharp: Tensor, terms: dict[str, Tensor]) -> None:
         errors = [(x.float() - sharp).square().mean() for x in (blurred, estimate)]
-        values = torch.stack([loss.detach().float(), *errors])
+        values = torch.stack([loss.detach().float(), *errors, *terms.values()])
         self._sums = values if self._sums is None else self._sums + values
         self._count += 1
+        self._names = list(terms)
 
     def row(self, step: int, config: TrainConfig, seconds_before: float, seconds_now: float) -> Row:
         assert self._sums is not None
-        loss, before, after = (self._sums / self._count).tolist()
+        loss, before, after, *terms = (self._sums / self._count).tolist()
         seconds = (time.monotonic() - self._began) / self._count
         self._reset()
         return {
@@ -265,6 +263,7 @@ class _Meter:
             "minutes": round((seconds_before + seconds_now) / 60, 2),
             "minutes_now": round(seconds_now / 60, 2),
             "loss": round(loss, 6),
+            **{name: round(term, 6) for name, term in zip(self._names, terms, strict=True)},
             "psnr": round(-10 * math.log10(max(after, 1e-12)), 3),
             "gain": round(10 * math.log10(max(before, 1e-12) / max(after, 1e-12)), 4),
             "rate": config.rate(step - 1),

@@ -29,6 +29,9 @@ class Features(nn.Module):
         ModelError: If it cannot be read, or holds other weights.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, file: str | Path) -> None:
         super().__init__()
         layers: list[nn.Module] = []
