@@ -175,6 +175,8 @@ def test_missing_tensorboard_is_named_before_anything_is_done(tmp_path):
 def test_settings_change_the_recipe():
     config = configure("default", ["steps=7", "mixture=[1,0,0,2]", "init=saphn-s", 'overrides={"levels": 1}', "clip=1"])
     assert (config.steps, config.mixture, config.init, config.overrides) == (7, (1, 0, 0, 2), "saphn-s", {"levels": 1})
+    assert configure("smoke", ["model=dmphn"]).overrides == {}  # those of the recipe are for its own model
+    assert configure("smoke", ["model=saphn", 'overrides={"levels": 1}']).overrides == {"levels": 1}
     assert config.clip == 1.0
     with pytest.raises(UsageError, match="mixture must be four shares"):
         configure("default", ["mixture=[0,0,0,1]"])

@@ -13,7 +13,8 @@ def models() -> None:
 
     from unsmear.models import DESCRIPTIONS, count_parameters, create_model, list_models, shipped_weights
 
-    row = "{:<8}  {:>10}  {:<7}  {:>8}  {}"
+    width = max(map(len, list_models()))
+    row = f"{{:<{width}}}  {{:>10}}  {{:<7}}  {{:>8}}  {{}}"
     answer(row.format("name", "parameters", "weights", "multiple", "description"))
     for name in list_models():
         with torch.device("meta"):

@@ -64,6 +64,8 @@ def configure(recipe: str, settings: Sequence[str]) -> TrainConfig:
         if known[name] is not None and type(value) is not type(known[name]):
             raise UsageError(f"--set {setting!r}: {name} is of another type, such as {json.dumps(known[name])}")
         changes[name] = value
+    if "model" in changes:  # the recipe's overrides are of the recipe's model
+        changes.setdefault("overrides", {})
     return dataclasses.replace(config, **changes)
 
 
