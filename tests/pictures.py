@@ -147,4 +147,4 @@ def survive(good):
             picture = open_picture(io.BytesIO(bad), max_megapixels=1)
             save_picture(picture.with_srgb(picture.srgb()), io.BytesIO())
         except UnsmearError as error:
-            assert "\n" not in str(error)
+            assert "\n" not in str(error)  # noqa: PT017

@@ -1,6 +1,7 @@
 """Weights files: safetensors whose metadata holds the configuration, so that a file describes itself."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from unsmear.atomic import write_whole
 from unsmear.errors import ModelError
 
 FORMAT = "unsmear-1"
+_MAX_NAME = 100  # characters
 
 
 def write_weights(
@@ -67,6 +70,33 @@ def read_weights(path: str | Path) -> tuple[str, dict[str, Any], dict[str, Tenso
         raise ModelError(f"{path}: not an unsmear weights file (its metadata names no {FORMAT!r} format)")
     try:
         name, config = metadata["model"], json.loads(metadata["config"])
-    except (KeyError, ValueError):
-        raise ModelError(f"{path}: damaged metadata, model or configuration cannot be read") from None
+    except (KeyError, ValueError, RecursionError):
+        name, config = "", None
+    if not 0 < len(name) <= _MAX_NAME or not isinstance(config, dict) or "name" in config:
+        raise ModelError(f"{path}: damaged metadata, model or configuration cannot be read")
+    if any(v.is_complex() for v in tensors.values()):
+        raise ModelError(f"{path}: holds complex numbers, which are no weights")
     return name, config, {k: v.float() for k, v in tensors.items()}
+
+
+class NoLargerThan(TorchFunctionMode):
+    """Where a network is built that a file describes: it may not be much larger than the weights in the file.
+
+    Else a few bytes of configuration could take all memory, or all time. Raises a ValueError then.
+
+    Args:
+        tensors: The weights.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._tensors = 2 * len(tensors) + 100  # some are made and not kept
+        self._values = 2 * sum(t.numel() for t in tensors.values()) + 2**20
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.empty:  # which all layers begin with
+            self._tensors -= 1
+            self._values -= math.prod(args[0] if args and not isinstance(args[0], int) else args)
+            if self._tensors < 0 or self._values < 0:
+                raise ValueError("its configuration asks for more weights than the file holds")
+        return func(*args, **(kwargs or {}))

@@ -9,7 +9,7 @@ Nobody knows the sharp picture, but what deblurring may do to a blurred one is l
   become steeper, the change is nothing but error.
 
 All of it is judged by statistics of cells of 8 x 8 pixels and the cells around them, so that it takes little time and
-memory, and the result fades from one to the other over some 24 pixels. The limits were set on photographs blurred by
+memory, and the result fades from one to the other over 8 pixels. The limits were set on photographs blurred by
 `unsmear.data.blur`; docs/guard.md tells how often the guard is wrong, what it finds, and what it cannot see.
 """
 
@@ -61,7 +61,7 @@ def guard(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
         changed += np.count_nonzero(np.abs(taken_back).max(axis=2) * (255 / full) >= _SEEN)
         strip += taken_back
         result[rows] = np.rint(strip, out=strip) if full > 1 else strip
-    return result.reshape(after.shape), changed / (height * width)
+    return result.reshape(after.shape), float(changed / (height * width))
 
 
 @dataclass(frozen=True)
@@ -129,20 +129,20 @@ def _trust(cells: _Cells) -> np.ndarray:
     """How far to follow the network in every cell, 0 to 1."""
     color, color_change = cells.mean @ _OPPONENT, _around(cells.change, 2) @ _OPPONENT
     crossing = _deviation(_around(color * color, 3), _around(color, 3))
-    shift = (np.abs(color_change) / (2 + 0.2 * crossing)).max(axis=2)
+    shift = (np.abs(color_change) / (2 + 0.3 * crossing)).max(axis=2)
 
     lowest, highest = _window(cells.lowest, 1, np.minimum), _window(cells.highest, 1, np.maximum)
     beyond = np.maximum(cells.highest_after - highest, lowest - cells.lowest_after)
-    overshoot = (beyond / (6 + 0.3 * (highest - lowest))).max(axis=2)
+    overshoot = (beyond / (6 + highest - lowest)).max(axis=2)
 
     mean = _around(cells.mean, 1)
     contrast = _deviation(_around(cells.power, 1), np.sqrt(np.square(mean).mean(axis=2)))
-    growth = np.sqrt(cells.change_power) / (3 + 1.5 * contrast)
-    pattern = np.sqrt(cells.pattern) / (2 + 0.4 * np.sqrt(_around(cells.change_power, 1)))
+    growth = np.sqrt(cells.change_power) / (3 + 3 * contrast)
+    pattern = np.sqrt(cells.pattern) / (2 + 0.5 * np.sqrt(_around(cells.change_power, 1)))
 
     wrong = np.maximum.reduce([shift, overshoot, growth, pattern])
-    plausible = _window(_rise(-wrong, -2, -1), 2, np.minimum)  # gone at twice the limit, and right beside it, too
-    return _around(np.minimum(plausible, _need(cells)), 1)
+    plausible = _window(_rise(-wrong, -1.5, -1), 1, np.minimum)  # gone halfway beyond a limit, and right beside that
+    return np.minimum(plausible, _need(cells))
 
 
 def _need(cells: _Cells) -> np.ndarray:

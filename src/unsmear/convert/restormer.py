@@ -1,4 +1,4 @@
-"""Restormer's released weights (swz30/Restormer): motion_deblurring, and others with three channels and biased norms."""
+"""Restormer's released weights (swz30/Restormer): motion_deblurring, and others for color with biased norms."""
 
 from unsmear.convert.released import Converted, Released
 from unsmear.convert.rules import Rules, convert_by_rules, count

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from unsmear import __version__
+from unsmear.checkpoint import NoLargerThan
 from unsmear.convert import (
     deblurgan,
     deblurgan_v2,
@@ -89,7 +90,8 @@ def _build(released: Released, files: Sequence[Path]) -> Network:
         if converted is None:
             first = [name for tensors in released.values() for name in tensors][:3]
             raise ModelError(f"{where}: weights of no network known here; they begin with {', '.join(first)}")
-        with torch.device("meta"):  # sizes come from the files: nothing is allocated before they have been compared
+        # Sizes come from the files: nothing is allocated before they have been compared.
+        with torch.device("meta"), NoLargerThan(converted.tensors):
             network = create_model(converted.model, **converted.overrides)
     except (UsageError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{where}: no network can be made of these weights: {error}") from None

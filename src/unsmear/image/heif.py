@@ -1,6 +1,7 @@
 """HEIC pictures, of 8 to 12 bits per channel, through pillow-heif."""
 
 import io
+import re
 import threading
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ DISPLAY_P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _P3_PRIMARIES, _SRGB_PRIMARIES = 12, (1, 2)
 _HDR_CURVES = (16, 18)  # PQ and HLG
+_TURNED = re.compile(rb"(tiff:Orientation(?:=\"|>))[2-8]")
 _settings = threading.Lock()
 
 
@@ -81,7 +83,8 @@ def encode_heif(picture: Picture) -> bytes:
     if deep:
         mode = "I;16" if mode == "L" else mode + ";16"
     height, width = samples.shape[:2]
-    info = {"exif": exif_of(picture), "xmp": picture.xmp, "icc_profile": picture.icc}
+    xmp = _TURNED.sub(rb"\g<1>1", picture.xmp)  # else pillow-heif would have viewers turn the picture by it
+    info = {"exif": exif_of(picture), "xmp": xmp, "icc_profile": picture.icc}
     kept = {key: value for key, value in info.items() if value}
     buffer = io.BytesIO()
     with _settings:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsmear.checkpoint import read_weights, write_weights
+from unsmear.checkpoint import NoLargerThan, read_weights, write_weights
 from unsmear.errors import ModelError, UsageError
 from unsmear.models.deblurgan import DeblurGAN, DeblurGANConfig
 from unsmear.models.deblurgan_v2 import DeblurGANv2, DeblurGANv2Config
@@ -113,8 +113,8 @@ def create_model(name: str = DEFAULT_MODEL, **overrides: Any) -> Network:
     build, config = MODELS[name]
     try:
         return build(replace(config, **overrides), name)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"model {name!r} cannot be built: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"model {name!r} cannot be built: {' '.join(str(error).split())}") from None
 
 
 def shipped_weights(name: str) -> Path | None:
@@ -147,7 +147,8 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
         raise UsageError(f"{what} {str(name_or_path)!r}: choose one of {', '.join(MODELS)}, or give a weights file")
     name, config, tensors = read_weights(path)
     try:
-        network = create_model(name, **config)
+        with NoLargerThan(tensors):
+            network = create_model(name, **config)
     except UsageError as error:
         raise ModelError(f"{path}: {error}") from None
     return fill_network(network, tensors, path).eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -68,6 +68,7 @@ class MotionFlow(Network):
         name: What the network is called in weights files and tables.
     """
 
+    classes: Tensor
     half_precision = False  # conjugate gradients need the digits
 
     def __init__(self, config: MotionFlowConfig, name: str = "motionflow") -> None:

@@ -186,6 +186,20 @@ def finetune() -> TrainConfig:
     )
 
 
+def smoke() -> TrainConfig:
+    """Half a minute that shows everything working; the weights are worth nothing."""
+    return TrainConfig(
+        overrides={"widths": [16, 16, 16], "lower_widths": None},
+        steps=30,
+        batch_size=2,
+        crop=32,
+        workers=0,
+        log_every=5,
+        validate_every=15,
+        save_every=0.1,
+    )
+
+
 def deblurgan() -> TrainConfig:
     """DeblurGAN (Kupyn et al. 2018): features of VGG19 and a critic, no pixels. Needs `vgg19`.
 
@@ -240,26 +254,12 @@ def _adversarial(**changes: Any) -> TrainConfig:
     return replace(common, **changes)
 
 
-def smoke() -> TrainConfig:
-    """Half a minute that shows everything working; the weights are worth nothing."""
-    return TrainConfig(
-        overrides={"widths": [16, 16, 16], "lower_widths": None},
-        steps=30,
-        batch_size=2,
-        crop=32,
-        workers=0,
-        log_every=5,
-        validate_every=15,
-        save_every=0.1,
-    )
-
-
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "default": default,
     "paper": paper,
     "gpu": gpu,
     "finetune": finetune,
+    "smoke": smoke,
     "deblurgan": deblurgan,
     "deblurgan-v2": deblurgan_v2,
-    "smoke": smoke,
 }
