@@ -150,7 +150,7 @@ def _need(cells: _Cells) -> np.ndarray:
     slopes, after, next_slopes = (_around(x, 8) + 1 for x in (cells.slopes, cells.slopes_after, cells.next_slopes))
     alike = (next_slopes - 1) / slopes  # the correlation of slopes: 1 - 1 / L for edges smeared over L pixels
     blurred = _rise(alike.max(axis=2), 0.15, 0.3)
-    sharpened = _rise((after / slopes).max(axis=2), 1.05, 1.15)
+    sharpened = _rise((after / slopes).max(axis=2), 1.08, 1.16)
     noisy = _rise(-alike.max(axis=2), 0.1, 0.2)  # slopes of noise have the opposite sign of the next
     return np.maximum.reduce([blurred, sharpened, noisy])
 

@@ -39,8 +39,8 @@ def list_pictures(folder: str | Path) -> list[Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a path is a visible file with the name of a picture."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """Whether a path is a visible file with the name of a picture that is decoded here: no HEIC, no raw files."""
+    return SUFFIXES.get(path.suffix.lower(), "HEIF") != "HEIF" and not path.name.startswith(".") and path.is_file()
 
 
 def picture_size(path: Path) -> tuple[int, int]:

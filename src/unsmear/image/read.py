@@ -78,8 +78,9 @@ def _opened(source: Path | BinaryIO, max_megapixels: float) -> Iterator[Header]:
     """A picture of which only the header was read. What goes wrong inside is told in terms of the file."""
     name = str(source if isinstance(source, Path) else getattr(source, "name", "input"))
     try:
-        with _open_file(source) as file, limited_pillow(max_megapixels):
-            header = _open_header(file)
+        with _open_file(source) as file:
+            with limited_pillow(max_megapixels):  # for the header only, so that several threads may decode
+                header = _open_header(file)
             if header.width * header.height > max_megapixels * 1_000_000:
                 raise Image.DecompressionBombError
             yield header

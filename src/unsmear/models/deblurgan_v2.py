@@ -98,7 +98,7 @@ class DeblurGANv2(Network):
         By the growth of a fresh process's peak memory in a pass over 1280 x 736, 899 with the large backbone and 607
         with the small one, at their presets' widths.
         """
-        return 300 + 4.75 * self.config.width
+        return 310 + 4.75 * self.config.width
 
     def restore(self, x: Tensor) -> list[Tensor]:
         """Restore `x` (B, 3, H, W), values in [-1, 1]; one estimate of the same shape and range."""
