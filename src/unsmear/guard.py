@@ -22,7 +22,7 @@ _CELL = 8
 _STRIP = 8 * _CELL  # rows in work at once
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _OPPONENT = np.array([[1 / 3, 1 / 2, -1 / 4], [1 / 3, -1 / 2, -1 / 4], [1 / 3, 0, 1 / 2]], np.float32)
-_SEEN = 0.5  # gray levels from which on a pixel counts as changed by the guard
+_SEEN = 0.5  # gray levels from which on a value counts as taken back
 
 
 def guard(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
@@ -35,7 +35,7 @@ def guard(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
 
     Returns:
         `after`, blended back towards `before` where it is not plausible; a new array of the same shape and dtype.
-        And the share of its pixels, 0 to 1, that differ from `after` by half a gray level of 255 or more.
+        And the share of its values, 0 to 1, that differ from `after` by half a gray level of 255 or more.
 
     Raises:
         ValueError: If shapes or dtypes differ.
@@ -58,10 +58,10 @@ def guard(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
         weight = _enlarge(trust, rows, width)
         strip = second[rows].astype(np.float32)
         taken_back = (first[rows] - strip) * (1 - weight)
-        changed += np.count_nonzero(np.abs(taken_back).max(axis=2) * (255 / full) >= _SEEN)
         strip += taken_back
+        changed += np.count_nonzero(np.abs(taken_back, out=taken_back) >= _SEEN * full / 255)
         result[rows] = np.rint(strip, out=strip) if full > 1 else strip
-    return result.reshape(after.shape), float(changed / (height * width))
+    return result.reshape(after.shape), changed / after.size
 
 
 @dataclass(frozen=True)

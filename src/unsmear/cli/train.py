@@ -25,7 +25,9 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")],
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="default, paper, gpu, finetune or smoke.")] = "default",
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME", help="default, paper, gpu, finetune, smoke, deblurgan or deblurgan-v2.")
+    ] = "default",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe. May be repeated."),

@@ -57,7 +57,7 @@ def open_deep_png(file: BinaryIO) -> Header:
     width, height = img.size[::-1] if fields["orientation"] > 4 else img.size
 
     def decode() -> Picture:
-        samples = _read(file, "pngload_buffer")
+        samples = _read(file, "pngload_buffer", img.size)
         return from_samples(samples, has_alpha=samples.shape[2] in (2, 4), **fields)
 
     return Header("PNG", width, height, decode, is_deep=True)
@@ -93,7 +93,7 @@ def open_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Header:
     fields = {**tiff_metadata(file, tags), "orientation": orientation, "encoding": encoding}
 
     def decode() -> Picture:
-        samples = _read(file, "tiffload_buffer")
+        samples = _read(file, "tiffload_buffer", (tags[tiff.WIDTH], tags[tiff.HEIGHT]))
         if samples.dtype.kind == "f":
             _check_range(samples)
         return from_samples(samples[..., : colors + len(extra)], has_alpha=len(extra) == 1, format="TIFF", **fields)
@@ -128,12 +128,14 @@ def encode_deep_png(samples: np.ndarray) -> bytes:
     return image.pngsave_buffer(compression=6, filter="sub", bitdepth=16, keep="none")
 
 
-def _read(file: BinaryIO, loader: str) -> np.ndarray:
-    """All values of a picture, (H, W, C)."""
+def _read(file: BinaryIO, loader: str, size: tuple[int, int]) -> np.ndarray:
+    """All values of a picture, (H, W, C), if it is of the width and height that its header told."""
     vips = load_vips()
     file.seek(0)
     try:
         image = getattr(vips.Image, loader)(file.read(), fail_on="truncated", access="sequential")
+        if (image.width, image.height) != size:  # libvips understood the file in another way: it could be far larger
+            raise ImageError("the file is damaged: it tells of several sizes")
         samples = image.numpy()
     except vips.Error as error:
         reason = (str(error).splitlines() or [""])[-1].strip()

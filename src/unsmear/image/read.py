@@ -42,7 +42,10 @@ def open_picture(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIX
     with _opened(source, max_megapixels) as header:
         if header.is_deep and not deep:
             raise ImageError("more than 8 bits per channel are of no use here; convert it to 8 bits first")
-        return header.decode()
+        picture = header.decode()
+        if picture.rgb.shape[:2] != (header.height, header.width):
+            raise ImageError("the file is damaged: its header tells of another size than its pixels have")
+        return picture
 
 
 def probe(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[int, int, str]:

@@ -33,6 +33,8 @@ _LEVEL = 4  # of deflate: more takes twice as long and saves some percent
 def read_tags(file: BinaryIO) -> list[ImageFileDirectory_v2]:
     """All directories of a file, first of its pages first; as many as 100.
 
+    Of those behind the first only `NEW_SUBFILE_TYPE` is read: a small file may have many that all name the same data.
+
     Args:
         file: The file, which is left anywhere.
 
@@ -48,15 +50,31 @@ def read_tags(file: BinaryIO) -> list[ImageFileDirectory_v2]:
     while place not in (0, *seen) and len(found) < 100:
         tags = ImageFileDirectory_v2(head if is_big else head[:8])
         file.seek(place)
-        tags.load(file)
-        if WIDTH not in tags or HEIGHT not in tags:
-            raise ImageError("the TIFF file is damaged or cut off")
-        found.append(tags)
         seen.add(place)
-        place = tags.next
+        if found:
+            tags[NEW_SUBFILE_TYPE], place = _skim(file, "<" if head[:2] == b"II" else ">", is_big)
+        else:
+            tags.load(file)
+            place = tags.next
+            if WIDTH not in tags or HEIGHT not in tags:
+                raise ImageError("the TIFF file is damaged or cut off")
+        found.append(tags)
     if not found:
         raise ImageError("the TIFF file is damaged or cut off")
     return found
+
+
+def _skim(file: BinaryIO, order: Order, is_big: bool) -> tuple[int, int]:
+    """What kind of page the directory is that begins here, and where the next one is."""
+    number, link, entry, value = ("Q", "Q", 20, 12) if is_big else ("H", "I", 12, 8)
+    (count,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
+    first = file.read(entry)  # as tags are in order, and this one comes before all others
+    file.seek(entry * (count - 1), 1)
+    (after,) = struct.unpack(order + link, file.read(struct.calcsize(link)))
+    tag, kind = struct.unpack_from(order + "HH", first)
+    if tag != NEW_SUBFILE_TYPE or kind not in (_SHORT, _LONG):
+        return 0, after
+    return struct.unpack_from(order + ("H" if kind == _SHORT else "I"), first, value)[0], after
 
 
 def encode_tiff(

@@ -71,7 +71,6 @@ def _convolution(
 def _stage(*widths: int) -> nn.Sequential:
     """Blocks from each of the widths to the next; the first of them halves."""
     blocks = (
-        InvertedResidual(channels, out, stride=2 if i == 0 else 1)
-        for i, (channels, out) in enumerate(pairwise(widths))
+        InvertedResidual(channels, out, stride=2 if i == 0 else 1) for i, (channels, out) in enumerate(pairwise(widths))
     )
     return nn.Sequential(*blocks)

@@ -131,8 +131,11 @@ class Restormer(Network):
 
     @property
     def peak_bytes_per_pixel(self) -> float:
-        """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture."""
-        return 4000.0
+        """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
+
+        By the growth of a process from 128 x 96 to 352 x 256, 6892: the finest decoder works on 510 channels.
+        """
+        return 146 * self.config.width
 
     def restore(self, x: Tensor) -> list[Tensor]:
         """Restore `x` (B, 3, H, W)."""
