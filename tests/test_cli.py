@@ -108,6 +108,7 @@ def test_flags_are_frozen(run):
             "--strength",
             "--quality",
             "--only-if-blurry",
+            "--guard",
             "--strip",
             "--compare",
             "--model",
@@ -170,6 +171,21 @@ def test_flags_are_frozen(run):
             "--quiet -q",
         ],
     }
+    flags["table1"] = [
+        "--data",
+        "--variant",
+        "--weights",
+        "--model",
+        "--time",
+        "--size",
+        "--rounds",
+        "--device",
+        "--memory",
+        "--out",
+        "--json",
+        "--markdown",
+        "--quiet -q",
+    ]
     for command, expected in flags.items():
         _, out, _ = run(*command.split(), "--help")
         found = re.findall(r"^  (?:(-\w), )?(--[\w-]+)", out.split("Options:")[1], re.MULTILINE)
@@ -433,7 +449,7 @@ def test_sharp_pictures_are_kept_when_asked(run):
     assert code == 0
     assert Path("out/sharp.png").read_bytes() == Path("in/sharp.png").read_bytes()
     assert Path("out/soft.png").read_bytes() != Path("in/soft.png").read_bytes()
-    assert re.search(r"in/sharp.png kept \(320 x 320, T; sharp: edges are \d\.\d px wide\)", err)
+    assert re.search(r"in/sharp.png kept \(320 x 320, T; looks sharp, edges \d\.\d px\)", err)
     assert "1 restored, 1 kept as they were" in err
     assert run("deblur", "in", "--only-if-blurry", "-q")[0] == 0
     assert sorted(os.listdir("in")) == ["sharp.png", "soft.deblurred.png", "soft.png"]

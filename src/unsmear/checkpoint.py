@@ -74,8 +74,8 @@ def read_weights(path: str | Path) -> tuple[str, dict[str, Any], dict[str, Tenso
         name, config = "", None
     if not 0 < len(name) <= _MAX_NAME or not isinstance(config, dict) or "name" in config:
         raise ModelError(f"{path}: damaged metadata, model or configuration cannot be read")
-    if any(v.is_complex() for v in tensors.values()):
-        raise ModelError(f"{path}: holds complex numbers, which are no weights")
+    if any(v.is_complex() or not k.isprintable() for k, v in tensors.items()):
+        raise ModelError(f"{path}: holds complex numbers, or names that cannot be printed")
     return name, config, {k: v.float() for k, v in tensors.items()}
 
 

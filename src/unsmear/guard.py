@@ -55,13 +55,15 @@ def guard(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
     trust = _trust(_measure(first, second, 255 / full))
     result, changed = np.empty_like(second), 0
     for rows in _strips(height):
-        weight = _enlarge(trust, rows, width)
+        doubt = 1 - _enlarge(trust, rows, width)
         strip = second[rows].astype(np.float32)
-        taken_back = (first[rows] - strip) * (1 - weight)
+        taken_back = first[rows] - strip
+        for channel in range(strip.shape[2]):  # twice as fast as all at once
+            taken_back[..., channel] *= doubt
         strip += taken_back
         changed += np.count_nonzero(np.abs(taken_back, out=taken_back) >= _SEEN * full / 255)
         result[rows] = np.rint(strip, out=strip) if full > 1 else strip
-    return result.reshape(after.shape), changed / after.size
+    return result.reshape(after.shape), float(changed / after.size)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def _measure(before: np.ndarray, after: np.ndarray, scale: float) -> _Cells:
 
 def _measure_strip(before: np.ndarray, after: np.ndarray, scale: float) -> tuple[np.ndarray, ...]:
     """The fields of `_Cells` for some rows of cells."""
-    x, y = (np.multiply(_fill(values), scale, dtype=np.float32) for values in (before, after))
+    before, after = _fill(before), _fill(after)
+    x, y = (np.multiply(values, scale, dtype=np.float32) for values in (before, after))
     change = y - x
     # Of every 2 x 2 pixels; the sign tells the phase, which does not matter.
     checks = (change[::2, ::2] - change[::2, 1::2] - change[1::2, ::2] + change[1::2, 1::2]) / 4
@@ -113,7 +116,7 @@ def _measure_strip(before: np.ndarray, after: np.ndarray, scale: float) -> tuple
     next_slopes[:, :-1, 0] *= slopes[:, 1:, 0]
     next_slopes[:-1, :, 1] *= slopes[1:, :, 1]
     return (
-        *(_reduce(values, extreme, _CELL) for values in (x, y) for extreme in (np.minimum, np.maximum)),
+        *(_reduce(values, f) * np.float32(scale) for values in (before, after) for f in (np.minimum, np.maximum)),
         _mean(x),
         _mean(change),
         _mean(np.square(x, out=x)).mean(axis=2),
@@ -174,7 +177,7 @@ def _slopes(luma: np.ndarray) -> np.ndarray:
     return slopes
 
 
-def _reduce(values: np.ndarray, function: np.ufunc, cell: int) -> np.ndarray:
+def _reduce(values: np.ndarray, function: np.ufunc, cell: int = _CELL) -> np.ndarray:
     """Sums or extremes over cells: (H, W, C) to (H / cell, W / cell, C)."""
     height, width, channels = values.shape
     lines = function.reduce(values.reshape(height // cell, cell, width * channels), axis=1)
@@ -213,11 +216,11 @@ def _rise(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _enlarge(cells: np.ndarray, rows: slice, width: int) -> np.ndarray:
-    """Linear interpolation of cells (rows, columns) for some rows of pixels, (rows, width, 1)."""
+    """Linear interpolation of cells (rows, columns) for some rows of pixels, (rows, width)."""
     upper, lower, down = _between(np.arange(rows.start, rows.stop), cells.shape[0])
     left, right, across = _between(np.arange(width), cells.shape[1])
     lines = cells[upper] * (1 - down)[:, None] + cells[lower] * down[:, None]
-    return (lines[:, left] * (1 - across) + lines[:, right] * across)[..., None]
+    return lines[:, left] * (1 - across) + lines[:, right] * across
 
 
 def _between(pixels: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

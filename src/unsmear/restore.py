@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unsmear.arrays import ArrayDeblurrer, Progress, Quality
 from unsmear.batch import Job
 from unsmear.errors import ImageError, UsageError
+from unsmear.guard import guard as guarded
 from unsmear.image import MAX_MEGAPIXELS, Picture, default_output, from_pil, to_pil
 from unsmear.models import DEFAULT_MODEL
 from unsmear.pipeline import Treated, run_job
@@ -59,6 +60,7 @@ class Deblurrer(ArrayDeblurrer):
         *,
         strength: float = 1.0,
         quality: Quality = "normal",
+        guard: bool = True,
         progress: Progress | None = None,
     ) -> AnyImage: ...
 
@@ -69,6 +71,7 @@ class Deblurrer(ArrayDeblurrer):
         *,
         strength: float = 1.0,
         quality: Quality = "normal",
+        guard: bool = True,
         output: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
@@ -80,6 +83,7 @@ class Deblurrer(ArrayDeblurrer):
         *,
         strength: float = 1.0,
         quality: Quality = "normal",
+        guard: bool = True,
         output: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
@@ -91,6 +95,8 @@ class Deblurrer(ArrayDeblurrer):
                 (B, 3, H, W) with values in [0, 1].
             strength: How far to go from the input (0) to the network's output (1).
             quality: "normal"; or "best", the mean over all eight turns and flips, which takes eight times as long.
+            guard: Whether to leave as it was what no deblurring can have changed that way (see `unsmear.guard`).
+                `restore` gives what the network made of an array.
             output: With a path, where to write; by default `name.deblurred.ext` beside the input.
             overwrite: Whether an existing output may be replaced.
             progress: Told of every tile done.
@@ -105,50 +111,46 @@ class Deblurrer(ArrayDeblurrer):
             ModelError: If the network's output is not finite; nothing is written then.
             OutOfMemoryError: If not even small tiles fit into memory.
         """
+
+        def treat(array: np.ndarray) -> np.ndarray:
+            restored = self.restore(array, strength=strength, quality=quality, progress=progress)
+            return guarded(array, restored)[0] if guard else restored
+
         if isinstance(image, str | Path):
-            return self._restore_file(Path(image), output, overwrite, strength, quality, progress)
+            return _treat_file(Path(image), output, overwrite, treat)
         if output is not None:
             raise UsageError("output= is for images given by their path; save this one yourself")
         if isinstance(image, Image.Image):
             picture = from_pil(image)
-            return to_pil(
-                picture.with_srgb(self.restore(picture.srgb(), strength=strength, quality=quality, progress=progress))
-            )
+            return to_pil(picture.with_srgb(treat(picture.srgb())))
         if isinstance(image, Tensor):
-            return self._restore_tensor(image, strength, quality, progress)
-        return self.restore(image, strength=strength, quality=quality, progress=progress)
+            return _treat_tensor(image, treat)
+        return treat(image)
 
-    def _restore_tensor(self, image: Tensor, strength: float, quality: Quality, progress: Progress | None) -> Tensor:
-        if image.dim() == 4 and len(image) > 0:
-            return torch.stack([self._restore_tensor(item, strength, quality, progress) for item in image])
-        if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ImageError(
-                f"a tensor must be floating point (3, H, W) or (B, 3, H, W), not {image.dtype} {tuple(image.shape)}"
-            )
-        array = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
-        restored = torch.from_numpy(self.restore(array, strength=strength, quality=quality, progress=progress))
-        return restored.permute(2, 0, 1).to(image.device, image.dtype).contiguous()
 
-    def _restore_file(
-        self,
-        path: Path,
-        output: str | Path | None,
-        overwrite: bool,
-        strength: float,
-        quality: Quality,
-        progress: Progress | None,
-    ) -> Path:
-        destination = default_output(path) if output is None else Path(output)
-        if destination.exists() and not overwrite:
-            raise UsageError(f"{destination}: exists already; choose another output, or set overwrite=True")
+def _treat_tensor(image: Tensor, treat: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    if image.dim() == 4 and len(image) > 0:
+        return torch.stack([_treat_tensor(item, treat) for item in image])
+    if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ImageError(
+            f"a tensor must be floating point (3, H, W) or (B, 3, H, W), not {image.dtype} {tuple(image.shape)}"
+        )
+    treated = torch.from_numpy(treat(image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()))
+    return treated.permute(2, 0, 1).to(image.device, image.dtype).contiguous()
 
-        def treat(job: Job, picture: Picture) -> Treated:
-            return Treated(
-                picture.with_srgb(self.restore(picture.srgb(), strength=strength, quality=quality, progress=progress))
-            )
 
-        run_job(Job(path, destination), treat, max_megapixels=MAX_MEGAPIXELS)
-        return destination
+def _treat_file(
+    path: Path, output: str | Path | None, overwrite: bool, treat: Callable[[np.ndarray], np.ndarray]
+) -> Path:
+    destination = default_output(path) if output is None else Path(output)
+    if destination.exists() and not overwrite:
+        raise UsageError(f"{destination}: exists already; choose another output, or set overwrite=True")
+
+    def treat_picture(job: Job, picture: Picture) -> Treated:
+        return Treated(picture.with_srgb(treat(picture.srgb())))
+
+    run_job(Job(path, destination), treat_picture, max_megapixels=MAX_MEGAPIXELS)
+    return destination
 
 
 @overload
@@ -160,6 +162,7 @@ def deblur(
     dtype: str = "auto",
     strength: float = 1.0,
     quality: Quality = "normal",
+    guard: bool = True,
 ) -> AnyImage: ...
 
 
@@ -172,6 +175,7 @@ def deblur(
     dtype: str = "auto",
     strength: float = 1.0,
     quality: Quality = "normal",
+    guard: bool = True,
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path: ...
@@ -185,6 +189,7 @@ def deblur(
     dtype: str = "auto",
     strength: float = 1.0,
     quality: Quality = "normal",
+    guard: bool = True,
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path | np.ndarray | Tensor | Image.Image:
@@ -202,6 +207,7 @@ def deblur(
         dtype: "auto", "float32", "bfloat16" or "float16", as for `Deblurrer`.
         strength: How far to go from the input (0) to the network's output (1).
         quality: "normal" or "best", as for `Deblurrer`.
+        guard: Whether to leave as it was what no deblurring can have changed that way, as for `Deblurrer`.
         output: With a path, where to write; by default `name.deblurred.ext` beside the input.
         overwrite: Whether an existing output may be replaced.
 
@@ -212,4 +218,4 @@ def deblur(
         UnsmearError: As `Deblurrer` and its call do.
     """
     restore = cast(Callable[..., Any], Deblurrer(model, device=device, dtype=dtype))  # the overloads know no union
-    return restore(image, strength=strength, quality=quality, output=output, overwrite=overwrite)
+    return restore(image, strength=strength, quality=quality, guard=guard, output=output, overwrite=overwrite)

@@ -9,9 +9,12 @@ from unsmear.arrays import ArrayDeblurrer, Progress
 from unsmear.batch import Job
 from unsmear.compare import compare_sheet
 from unsmear.formats import format_of
+from unsmear.guard import guard
 from unsmear.image import Picture, from_pil
 from unsmear.pipeline import Treated, Treatment
 from unsmear.sharpness import THRESHOLD, blur_extent
+
+_WORTH_TELLING = 0.005  # of a picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,7 @@ class Options:
         strength: How far to go from the input (0) to the network's output (1).
         quality: "normal", or "best" for the mean over all eight turns and flips of the picture.
         only_if_blurry: Whether to keep pictures as they are that look sharp (see `unsmear.sharpness`).
+        guard: Whether to leave as it was what no deblurring can have changed that way (see `unsmear.guard`).
         strip: Whether to leave out EXIF, XMP, IPTC and other texts.
         compare: Whether to write a sheet with the picture before and after beside each result.
     """
@@ -29,6 +33,7 @@ class Options:
     strength: float = 1.0
     quality: Literal["normal", "best"] = "normal"
     only_if_blurry: bool = False
+    guard: bool = True
     strip: bool = False
     compare: bool = False
 
@@ -45,15 +50,20 @@ def treatment(deblurrer: ArrayDeblurrer, options: Options, show: Callable[[Job],
     def treat(job: Job, picture: Picture) -> Treated:
         seen = picture.srgb()
         if options.only_if_blurry and (extent := blur_extent(seen)) < THRESHOLD:
-            return Treated(_as_it_is(job, picture, options), kept=True, note=f"sharp: edges are {extent:.1f} px wide")
+            note = f"looks sharp, edges {extent:.1f} px" if extent else "nothing in it to judge by"
+            return Treated(_as_it_is(job, picture, options), kept=True, note=note)
         restored = deblurrer.restore(seen, strength=options.strength, quality=options.quality, progress=show(job))
+        note = ""
+        if options.guard:
+            restored, share = guard(seen, restored)
+            note = f"{share:.0%} of the picture left as it was" if share >= _WORTH_TELLING else ""
         result = picture.with_srgb(restored)
         if options.strip:
             result = result.stripped()
         sheets = {}
         if options.compare:
             sheets[".compare.png"] = from_pil(compare_sheet(seen, restored))
-        return Treated(result, beside=sheets)
+        return Treated(result, note=note, beside=sheets)
 
     return treat
 

@@ -25,6 +25,7 @@ from unsmear.cli.evaluate import evaluate
 from unsmear.cli.explain import explain
 from unsmear.cli.models import models
 from unsmear.cli.synth import synth
+from unsmear.cli.table1 import table1
 from unsmear.cli.terminal import fail
 from unsmear.cli.train import train
 from unsmear.errors import UnsmearError
@@ -88,3 +89,4 @@ def _unsmear(
 for command in (deblur, explain, train, synth, convert, models, doctor, bench):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command()(table1)

@@ -58,6 +58,9 @@ def deblur(
         bool,
         typer.Option("--only-if-blurry", help="Keep pictures that look sharp: copied to --output, else left alone."),
     ] = False,
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="Blend back where the result is implausible, or do not.")
+    ] = True,
     strip: Annotated[
         bool, typer.Option("--strip", help="Leave out metadata: places, dates, captions. Colors stay.")
     ] = False,

@@ -1,12 +1,14 @@
 """Reading weights that others released, without ever running what is in their files.
 
 PyTorch checkpoints are pickles, which are programs. They are read by `torch.load` with `weights_only=True` alone, which
-knows tensors and plain containers and refuses all else.
+knows tensors and plain containers and refuses all else. Nor may a file take much more memory than its own size, be it
+compressed, or full of tensors that all show the same few numbers.
 """
 
 import hashlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,8 @@ _WRAPPINGS = (
     "G",
 )
 _NESTING = 4
+_MAX_NAME = 1024  # characters
+_MOST = 4  # times the size of a file that its tensors may have: half precision doubles, and names may share
 _TENSORFLOW = re.compile(r"(.+)\.(index|meta|data-\d+-of-\d+)")
 
 
@@ -72,6 +76,7 @@ class Checkpoint:
         tensors = _unwrap(_read_safetensors(self.path) if _is_safetensors(self.path) else _read_torch(self.path))
         if not tensors:
             raise ModelError(f"{self.path}: holds no tensors by name")
+        _check(tensors, self.path)
         while all(name.startswith("module.") for name in tensors):  # trained on several GPUs
             tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
         return {name: t.detach().float() if t.is_floating_point() else t.detach() for name, t in tensors.items()}
@@ -168,7 +173,13 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                    raise ModelError(f"{path}: is compressed; save it anew with torch.save")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused:
@@ -189,3 +200,17 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
             break
         content = inner
     return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _check(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse what is no plain array of numbers, or far larger than the file."""
+    room = _MOST * path.stat().st_size
+    for name, tensor in tensors.items():
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise ModelError(f"{path}: the names of its tensors cannot be printed")
+        is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        if not is_plain or tensor.is_quantized or tensor.is_complex():
+            raise ModelError(f"{path}: {name} is no plain array of numbers")
+        room -= 4 * tensor.numel()
+        if room < 0:
+            raise ModelError(f"{path}: its tensors would take more than {_MOST} times the size of the file")

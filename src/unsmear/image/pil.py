@@ -28,6 +28,7 @@ _GRAY_MODES = ("1", "L", "LA")
 _MODES = (*_GRAY_MODES, "P", "PA", "RGB", "RGBA", "CMYK")
 _PHOTOSHOP_MARK = b"Photoshop 3.0\0"
 _THUMBNAIL_SIDE = 160  # as EXIF has it
+_TILE_MEGAPIXELS = 20  # tiles of TIFF files may be larger than the picture
 _pillow = threading.Lock()
 
 
@@ -75,6 +76,9 @@ def open_pil(file: BinaryIO, format: str) -> Header:
         width, height = (height, width) if orientation > 4 else (width, height)
 
     def decode() -> Picture:
+        if format == "TIFF":  # whose tiles Pillow judges here, by a limit of the whole process
+            with limited_pillow(2 * width * height / 1_000_000 + _TILE_MEGAPIXELS):
+                img.load()
         picture = from_pil(img)
         return replace(picture, encoding=own) if own else picture
 

@@ -109,7 +109,7 @@ class MIMOUNet(Network):
         self.first = nn.Conv2d(3, w0, 3, padding=1)
         self.shallow = nn.ModuleList(map(ShallowFeatures, (w1, w2)))
         self.downs = nn.ModuleList(nn.Conv2d(w, 2 * w, 3, stride=2, padding=1) for w in (w0, w1))
-        self.attend = nn.ModuleList(nn.Conv2d(w, w, 3, padding=1) for w in (w1, w2))  # FAM, section 3.2
+        self.attend = nn.ModuleList(nn.Conv2d(w, w, 3, padding=1) for w in (w1, w2))  # FAM, section 3.1
         self.encoders = nn.ModuleList(blocks(w, config.blocks) for w in widths)
         self.fuse = nn.ModuleList(Fusion(sum(widths), w, config.dropout) for w in (w0, w1))
         self.decoders = nn.ModuleList(blocks(w, config.blocks) for w in widths)

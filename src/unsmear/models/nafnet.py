@@ -74,7 +74,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform `x` (B, C, H, W)."""
         y = gate(self.depthwise(self.expand1(self.norm1(x))))
-        y = y * self.attend(functional.adaptive_avg_pool2d(y, 1))  # Eq. 6
+        y = y * self.attend(functional.adaptive_avg_pool2d(y, 1))  # SCA
         x = x + self.reduce1(y) * self.scale1
         return x + self.reduce2(gate(self.expand2(self.norm2(x)))) * self.scale2
 
