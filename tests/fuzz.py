@@ -111,7 +111,7 @@ def with_checksums(data: bytes) -> bytes:
 def picture_seeds() -> dict[str, bytes]:
     """Sound files of every kind that is read, small, with all that can be in them."""
     size = (23, 17)
-    known = {"exif": exif_block(), "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    known = {"exif": exif_block(), "icc_profile": srgb_profile()}
     odd = {"exif": exif_block(3, ">"), "icc_profile": ICC_RGB, "dpi": (300, 300)}
     info = PngImagePlugin.PngInfo()
     info.add_text("Title", "A picture", zip=True)
@@ -151,6 +151,10 @@ def picture_seeds() -> dict[str, bytes]:
         "avif-alpha": encoded(alpha, "AVIF", **odd),
     }
     return seeds | _extra_seeds(alpha, deep)
+
+
+def srgb_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def _extra_seeds(alpha: Image.Image, deep: np.ndarray) -> dict[str, bytes]:

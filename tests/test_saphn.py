@@ -34,6 +34,7 @@ VARIANTS = [
     {"bounded_kernels": False},
     {"merge": "add+attention"},
     {"residual": False},
+    {"skips": True},
     {"unshuffle": 1},
     {"unshuffle": 2},
 ]

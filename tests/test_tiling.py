@@ -1,12 +1,15 @@
 """The geometry of tiles: everything a plan promises, for any picture, network and budget."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unsmear.arrays import ArrayDeblurrer
+from unsmear.data.store import read_picture
 from unsmear.errors import OutOfMemoryError
 from unsmear.tiling import TilePlan, merge_tiles, plan_tiles, reflect_indices, tile_weights
 
@@ -151,3 +154,35 @@ def check_merge(plan: TilePlan):
         strip[:] = np.nan  # the caller may spoil it
         next_top = top + len(strip)
     np.testing.assert_allclose(merged, picture, atol=1e-6)
+
+
+def test_tiles_that_are_judged_differently_fade_into_each_other():
+    plan = plan_tiles(300, 400, multiple=8, bytes_per_pixel=100, budget=3_000_000, overlap=32)
+    assert plan.num_tiles >= 4
+    brightness = iter(np.random.default_rng(0).random(plan.num_tiles))
+
+    def compute(top, left):
+        return np.full((plan.tile_height, plan.tile_width, 3), next(brightness), np.float32)
+
+    merged = np.concatenate([strip.copy() for _, strip in merge_tiles(plan, compute)])
+    steepest = np.pi / plan.overlap  # of a raised cosine of half the overlap, for tiles that differ by 1
+    assert all(np.abs(np.diff(merged, axis=axis)).max() < steepest for axis in (0, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory_gib", [0.05, 0.1])
+@pytest.mark.parametrize("name", ["airplane", "houses", "lighthouse", "motocross"])
+def test_the_shipped_network_hardly_sees_tiles(name, memory_gib):
+    picture = read_picture(Path(__file__).parent.parent / "examples" / f"{name}.png").astype(np.float32) / np.float32(
+        255
+    )
+    tiling = ArrayDeblurrer(device="cpu", memory_gib=memory_gib)
+    plan = tiling.plan(*picture.shape[:2])
+    assert plan.num_tiles > 1
+    whole, tiled = ArrayDeblurrer(device="cpu", memory_gib=4).restore(picture), tiling.restore(picture)
+    assert -10 * np.log10(np.square(tiled - whole).mean()) > 45
+    for axis, starts, tile in ((0, plan.tops, plan.tile_height), (1, plan.lefts, plan.tile_width)):
+        steps = [np.abs(np.diff(values, axis=axis)).sum((1 - axis, 2)) for values in (tiled, whole)]
+        for first, second in pairwise(starts):
+            seam = slice(second, first + tile)
+            assert steps[0][seam].sum() < 1.05 * steps[1][seam].sum()

@@ -50,6 +50,8 @@ class SAPHNConfig:
             features by a linear map of themselves, and training diverged at learning rates of 1e-3.
         unshuffle: Side of the pixel blocks folded into channels before the network; 1 for none.
         residual: Whether every level predicts the difference to its input.
+        skips: Whether decoders add the encoder's features of their scale, each channel by a learned factor. In the
+            paper only attention and the coarsest scale join the two.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -69,6 +71,7 @@ class SAPHNConfig:
     bounded_kernels: bool = True
     unshuffle: int = 1
     residual: bool = True
+    skips: bool = False
 
     def __post_init__(self) -> None:
         for name in ("widths", "lower_widths"):  # JSON knows no tuples
@@ -210,6 +213,8 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(w, v, 4, stride=2, padding=1) for w, v in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
+        factors = (nn.Parameter(torch.ones(w, 1, 1)) for w in widths[-2::-1])
+        self.skips = nn.ParameterList(factors) if config.skips else None
         self.last = nn.Conv2d(widths[0], 3 * config.unshuffle**2, 3, padding=1)
         if config.residual:
             nn.init.zeros_(self.last.weight)
@@ -222,6 +227,8 @@ class Decoder(nn.Module):
             encoded = features.pop()
             if i > 0:
                 x = self.up[i - 1](x)
+                if self.skips is not None:
+                    x = x.addcmul_(encoded, self.skips[i - 1])  # in place, like the sum of a residual block
             for block in blocks:  # type: ignore[union-attr]
                 x = block(x, encoded)
         return self.last(x)
