@@ -2,10 +2,9 @@
 
     python runs/guard.py KODAK_DIR [--pairs DIR] [--model saphn-s] [--limit N] [--cache DIR]
 
-The sets are those of `runs/validate.py`. A pixel counts as acted on where the guard changed the output by half a gray
-level of 255 or more, and as a false alarm where the output was closer to the truth than the input there. A picture is
-a false alarm where the guard costs 0.05 dB or more. What an ideal network would suffer is shown by handing the truth to
-the guard as if it were the output.
+The sets are those of `runs/validate.py`. A pixel counts as acted on where the guard changed the output by a gray level
+or more, and falsely so where the output was closer to the truth than the input. A picture counts where the guard costs
+0.05 dB or more. What an ideal network would suffer is shown by handing the truth to the guard as if it were the output.
 
 Then the outputs of the medium set are spoiled on purpose. A fault is found where the guard takes back half or more of
 the wrong pixels' squared error, and what is left of it is told as a share.
@@ -82,10 +81,10 @@ def print_alarms(triples: Triples) -> None:
     for name, items in triples.items():
         rows = []
         for before, after, truth in items:
-            result, share = guard(before, after)
+            result, _ = guard(before, after)
             acted = np.abs(result.astype(np.int16) - after).max(axis=2) >= 1
             closer = square_error(after, truth) < square_error(before, truth)
-            rows.append([psnr(x, truth) for x in (before, after, result)] + [share, np.mean(acted & closer)])
+            rows.append([psnr(x, truth) for x in (before, after, result)] + [acted.mean(), np.mean(acted & closer)])
             kept, share = guard(before, truth)
             ideal.append((name, share, psnr(before, truth), psnr(kept, truth)))
         before, after, guarded, share, false = np.transpose(rows)
@@ -94,7 +93,7 @@ def print_alarms(triples: Triples) -> None:
             f"| {name} | {len(items)} | {before.mean():.2f} | {after.mean():.2f} | {worst[0]} | {guarded.mean():.2f}"
             f" | {worst[1]} | {share.mean():.1%} | {false.mean():.1%} | {np.sum(guarded < after - 0.05)} |"
         )
-    print("\nThe truth as if it were the output:\n\n| set | input, dB | guarded, dB, median | least | acted on |")
+    print("\nThe truth as if it were the output:\n\n| set | input, dB | guarded, dB, median | least | taken back |")
     print("| --- | --- | --- | --- | --- |")
     for name in triples:
         if name != "sharp":

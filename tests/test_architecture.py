@@ -19,7 +19,7 @@ LAYERS = [
     ["batch", "tiling", "device", "cost", "precision", "replay"],
     ["image", "models", "compare"],
     ["ops", "data", "checkpoint", "formats", "exif"],
-    ["atomic", "process", "sharpness"],
+    ["atomic", "process", "sharpness", "guard"],
     ["errors"],
 ]
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -53,13 +53,25 @@ def tiny(tmp_path):
 
 @pytest.mark.parametrize("name", list_models())
 def test_work_by_kind_adds_up(name):
-    network = create_model(name)
-    macs, traffic = count_work(network, 48, 64)
-    assert macs.total() == count_macs(network, 48, 64)
-    assert set(macs) == set(traffic) == {"convolution", "transposed convolution", "filter", "attention"}
+    with torch.device("meta"):
+        network = create_model(name)
+    macs, traffic = count_work(network, 96, 64)
+    # What a network multiplies itself, outside of all its layers, is of no kind.
+    assert 0 < macs.total() <= count_macs(network, 96, 64)
+    assert set(macs) == set(traffic)
+    assert "convolution" in macs
     assert all(value > 0 for value in (*macs.values(), *traffic.values()))
-    halved = count_work(network, 48, 64, torch.bfloat16)
-    assert halved == (macs, {kind: value // 2 for kind, value in traffic.items()})
+    if network.half_precision:
+        halved = count_work(network, 96, 64, torch.bfloat16)
+        assert halved == (macs, {kind: value // 2 for kind, value in traffic.items()})
+
+
+@pytest.mark.parametrize("name", ["saphn", "saphn-s"])
+def test_all_work_of_the_papers_network_is_of_a_kind(name):
+    network = create_model(name)
+    macs, _ = count_work(network, 48, 64)
+    assert set(macs) == {"convolution", "transposed convolution", "filter", "attention"}
+    assert macs.total() == count_macs(network, 48, 64)
 
 
 def test_least_traffic_of_a_convolution():

@@ -3,7 +3,6 @@
 The cases and what holds them are listed in docs/reliability.md.
 """
 
-import io
 import json
 import os
 import re
@@ -12,6 +11,8 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import fuzz
@@ -23,13 +24,13 @@ from hypothesis import strategies as st
 from pictures import encoded, exif_block, image, opened, png_with_header, tiff_of
 from PIL import Image
 from safetensors.torch import save_file
-from test_image_color import PROFILES
+from test_image_color import PROFILES, with_curves
 from test_restore import StandIn
 
 from unsmear.batch import plan_jobs
-from unsmear.errors import ImageError, ModelError, UnsmearError
+from unsmear.errors import ImageError, ModelError
 from unsmear.image import open_picture
-from unsmear.models import create_model, list_models, load_model, save_model
+from unsmear.models import MODELS, create_model, list_models, load_model, save_model
 from unsmear.pipeline import Treated, run_jobs
 from unsmear.restore import Deblurrer
 
@@ -117,8 +118,8 @@ def bombs():
         "tiff-pages": directories(5000, 4, reduced=False),
         "tiff-entries": directories(1, 2_000_000, entries=60_000),
         "avif": patched("avif", b"ispe", 8, ">II", 20_000, 20_000),
-        "png-text": png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000), 1)),
-        "png-profile": png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(100_000_000), 1)),
+        "png-text": png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000), 1)),
+        "png-profile": png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(20_000_000), 1)),
         "png-length": png_with(b"tEXt", b"a\0b", length=2**31 - 1),
     }
     for name, tag in (("tiff", 256), ("tiff", 257)):
@@ -135,12 +136,8 @@ def bombs():
             struct.pack_into("<I", raw, raw.index(struct.pack("<HHI", tag, 4, 1)) + 8, 20_000)
         made["raw"] = bytes(raw)
     if "heic" in seeds:
-        made["heic"] = re.sub(
-            rb"(ispe....)........",
-            lambda found: found[1] + struct.pack(">II", 20_000, 20_000),
-            seeds["heic"],
-            flags=re.DOTALL,
-        )
+        sides = struct.pack(">II", 20_000, 20_000)
+        made["heic"] = re.sub(rb"(ispe....)........", lambda found: found[1] + sides, seeds["heic"], flags=re.DOTALL)
     return made
 
 
@@ -230,11 +227,15 @@ def test_the_limit_is_ours_where_pillow_asks_again(monkeypatch):
     for compression in ("raw", "tiff_lzw", "group4"):
         mode = "1" if compression == "group4" else "RGB"
         assert opened(encoded(image(mode), "TIFF", compression=compression)).rgb.shape == (17, 23, 3)
-    tiled = {322: 4096, 323: 8192}
-    data = encoded(image(), "TIFF", compression="tiff_lzw", tiffinfo=tiled)
-    if 322 in Image.open(io.BytesIO(data)).tag_v2:
-        with pytest.raises(ImageError):
-            opened(data)
+
+
+def test_large_profiles_are_kept_and_not_computed_with():
+    """A curve of a million steps, for all three channels, would take hundreds of megabytes and seconds."""
+    steps = np.linspace(0, 65535, 1_000_000).astype(">u2").tobytes()
+    icc = with_curves(b"curv" + bytes(4) + struct.pack(">I", 1_000_000) + steps)
+    picture = opened(encoded(image(), "TIFF", icc_profile=icc))
+    assert picture.icc == icc
+    assert picture.srgb() is picture.rgb
 
 
 # Wrong clothes and odd places
@@ -310,27 +311,36 @@ def check_size(multiple, height, width, memory):
     np.testing.assert_array_equal(deblurrer.restore(picture), picture)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.sampled_from(MULTIPLES), st.integers(1, 300), st.integers(1, 300), st.sampled_from([0.03, 1.0]))
-def test_every_size_comes_back(multiple, height, width, memory):
-    check_size(multiple, height, width, memory)
-
-
 @pytest.mark.slow
 @settings(max_examples=500, deadline=None, derandomize=True)
-@given(st.sampled_from(MULTIPLES), st.integers(1, 300), st.integers(1, 300), st.sampled_from([0.03, 1.0]))
-def test_every_size_comes_back_five_hundred_times(multiple, height, width, memory):
+@given(st.sampled_from(MULTIPLES), st.integers(1, 300), st.integers(1, 300), st.sampled_from([0.05, 1.0]))
+def test_every_size_comes_back(multiple, height, width, memory):
     check_size(multiple, height, width, memory)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 4096), (4096, 1), (3, 5), (127, 131)])
 def test_odd_shapes_come_back(width, height):
-    check_size(16, height, width, 0.03)
+    check_size(16, height, width, 0.05)
 
 
 @pytest.mark.slow
 def test_a_picture_of_8k_comes_back():
     check_size(16, 4320, 7680, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measured there")
+def test_a_hundred_megapixels_take_less_than_four_gigabytes(tmp_path):
+    Image.effect_noise((1250, 1000), 50).convert("RGB").resize((11_600, 8_700)).save(tmp_path / "a.jpg", quality=90)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unsmear", "deblur", "a.jpg", "-q", "--device", "cpu"], cwd=tmp_path
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss / 2**20 <= 4
+    with Image.open(tmp_path / "a.deblurred.jpg") as after:
+        assert after.size == (11_600, 8_700)
 
 
 @pytest.mark.slow
@@ -345,7 +355,7 @@ def test_every_network_takes_odd_sizes(name):
 @pytest.mark.parametrize("profile", [None, "sRGB", "Display P3", "Adobe RGB"])
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "BMP"])
 def test_a_network_that_changes_nothing_changes_nothing(format, profile, tmp_path):
-    icc = None if format == "BMP" else fuzz_profile(profile)
+    icc = None if format == "BMP" else profile_called(profile)
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     options |= {"icc_profile": icc, "exif": exif_block(1)} if icc else {}
     source = image("RGB", (70, 50))
@@ -356,7 +366,7 @@ def test_a_network_that_changes_nothing_changes_nothing(format, profile, tmp_pat
         assert after.info.get("icc_profile") == icc
 
 
-def fuzz_profile(name):
+def profile_called(name):
     if name == "sRGB":
         return fuzz.srgb_profile()
     return PROFILES[name] if name else None
@@ -389,7 +399,7 @@ print(hashlib.sha256(restored.tobytes()).hexdigest())
 """
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_same_picture_gives_the_same_bits(times):
     picture = np.random.default_rng(0).random((45, 61, 3), np.float32)
     deblurrer = Deblurrer(device="cpu")
@@ -408,12 +418,10 @@ def test_the_same_picture_gives_the_same_bits(times):
 
 @pytest.mark.slow
 def test_other_processes_and_threads_give_the_same(tmp_path):
-    said = {
-        (n, i): python("-c", REPEAT, str(n), str(tmp_path / f"{n}.npy"), seconds=600) for n in (1, 2, 8) for i in (0, 1)
-    }
-    assert all(code == 0 for code, _ in said.values()), said
     for n in (1, 2, 8):
-        assert said[n, 0] == said[n, 1]
+        once, twice = (python("-c", REPEAT, str(n), str(tmp_path / f"{n}.npy"), seconds=600) for _ in range(2))
+        assert once == twice
+        assert once[0] == 0, once
         np.testing.assert_allclose(np.load(tmp_path / f"{n}.npy"), np.load(tmp_path / "1.npy"), atol=1e-5)
 
 
@@ -456,17 +464,20 @@ def edited(ours, path, change):
     return path
 
 
-@pytest.mark.parametrize("value", [None, -1, 0, 10**9, 10**30, 1.5, "x", [], {}, [10**9] * 3])
-def test_configurations_that_ask_for_anything_end_soon(value, ours, tmp_path):
-    """The rest, with the value of each field of every network in turn, would build nothing that the file cannot fill."""
-    path = tmp_path / "w.safetensors"
-    for key in json.loads(re.search(rb'"config":"(\{.*?\})"', ours)[1].replace(b'\\"', b'"')):
-        edited(ours, path, lambda config, tensors, key=key: config.update({key: value}))
-        try:
+HOSTILE = (None, -1, 0, 10**9, 10**30, 1.5, "x", [], {}, [10**9] * 3, [-1] * 4, [0] * 5)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name", ["saphn", "dmphn", "srn", "svrnn", "deblurgan", "mprnet", "restormer", "nafnet"])
+def test_configurations_build_nothing_that_the_file_cannot_fill(name, tmp_path):
+    path, config = tmp_path / "w.safetensors", asdict(MODELS[name][1])
+    for key, value in product(config, HOSTILE):
+        metadata = {"format": "unsmear-1", "model": name, "config": json.dumps(config | {key: value})}
+        save_file({"w": torch.zeros(1)}, path, metadata)
+        with pytest.raises(ModelError) as caught:
             load_model(path)
-        except UnsmearError as error:
-            assert len(str(error).splitlines()) == 1
-            assert len(str(error)) < 500
+        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < 500
 
 
 def test_weights_that_do_not_belong_are_named(ours, tmp_path):

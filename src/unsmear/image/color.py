@@ -24,6 +24,7 @@ Convert = Callable[[np.ndarray], np.ndarray]
 _D50 = (0.9642, 1.0, 0.8249)  # the white of profiles
 _SRGB_XYZ = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045, 0.0, 0.0)
+_MAX_BYTES = 1 << 20  # of a profile that is computed with; one curve could take a hundred times its bytes
 _STRIP = 1 << 18  # pixels that are converted at a time
 _NOTHING = 1e-6  # the last bit of a power depends on where the numbers lie in memory
 _PARAMETERS = {0: "g", 1: "gab", 2: "gabe", 3: "gabcd", 4: "gabcdef"}
@@ -92,7 +93,6 @@ class Profile:
 _SRGB = Curve(_SRGB_CURVE)
 
 
-@lru_cache(maxsize=64)
 def parse_profile(icc: bytes) -> Profile | None:
     """What a profile means for a network that works in sRGB.
 
@@ -101,8 +101,13 @@ def parse_profile(icc: bytes) -> Profile | None:
 
     Returns:
         How to convert, or None where values are taken as they are: without a profile, with one of sRGB, a damaged one,
-        and one that is made of tables (scanners, printers).
+        one that is made of tables (scanners, printers), and one of more than a megabyte, which those are, too.
     """
+    return _parse(icc) if len(icc) <= _MAX_BYTES else None
+
+
+@lru_cache(maxsize=64)
+def _parse(icc: bytes) -> Profile | None:
     try:
         tags = _tags(icc)
         if icc[16:20] == b"GRAY":
