@@ -10,7 +10,7 @@ pytest.importorskip("skimage", reason="needs the extra eval")
 
 from PIL import Image
 
-from unsmear.cli import table1 as command
+from unsmear.cli.table1 import table1 as command
 from unsmear.data.pairs import find_pairs
 from unsmear.errors import UsageError
 from unsmear.evaluation import evaluate, table1
@@ -66,7 +66,7 @@ def test_every_network_has_one_row_at_most():
 
 
 def test_cost_alone(capsys, tmp_path):
-    assert command.table1(models=["saphn-s"], json_file=tmp_path / "t.json", markdown_file=tmp_path / "t.md") == 0
+    assert command(models=["saphn-s"], json_file=tmp_path / "t.json", markdown_file=tmp_path / "t.md") == 0
     out, err = capsys.readouterr()
     assert "counting saphn-s" in err
     (measured,) = (line.split() for line in out.splitlines() if line.startswith("  saphn-s"))
@@ -94,7 +94,7 @@ def test_cost_alone(capsys, tmp_path):
 
 def test_scores_are_those_of_the_evaluation(gopro, small, tmp_path, capsys):
     out = tmp_path / "scores"
-    code = command.table1(
+    code = command(
         data=gopro,
         weights=[f"saphn={small}"],
         models=["saphn", "saphn-s", "dmphn"],
@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_left_out(monkeypatch):
 
 def test_failures_are_told(gopro, capsys):
     (gopro / "test/A/blur/000001.png").write_bytes((gopro / "test/A/blur/000001.png").read_bytes()[:-60])
-    assert command.table1(data=gopro, models=["saphn-s"], quiet=True) == 1
+    assert command(data=gopro, models=["saphn-s"], quiet=True) == 1
     out, err = capsys.readouterr()
     assert "do not compare these scores" in out
     assert "A/000001" in err
@@ -181,5 +181,5 @@ def test_mistakes_are_told_in_one_line(options, words, small, tmp_path, monkeypa
         elif name == "weights":
             options = {**options, name: [text.format(small=small) for text in value]}
     with pytest.raises(UsageError, match=words) as error:
-        command.table1(**options)
+        command(**options)
     assert "\n" not in str(error.value)
