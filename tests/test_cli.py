@@ -51,6 +51,9 @@ class FakeDeblurrer:
         progress(2, 2)
         return np.rint(rgb + strength * (255.0 - 2 * rgb)).astype(np.uint8)
 
+    def expected_peak(self, height, width):
+        return 2**29
+
     def plan(self, height, width):
         return FakePlan(1 if height * width <= 1_500_000 else 2)
 
@@ -336,7 +339,7 @@ def test_names_that_the_encoding_of_the_terminal_lacks(tmp_path):
     process = shell("deblur", ".", "--dry-run", stub=SLOW % 0, cwd=tmp_path, env=environment)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
-    assert out == b"\\u732b.png -> \\u732b.deblurred.png (8 x 6, a plan)\n"
+    assert out == b"\\u732b.png -> \\u732b.deblurred.png (8 x 6, a plan; about 0.5 GiB in all)\n"
 
 
 def test_name_that_gets_too_long(run):
@@ -402,7 +405,7 @@ def test_dry_run_lists_on_stdout_and_writes_nothing(run):
     make("out/c.png")
     code, out, err = run("deblur", "in", "-o", "out", "--dry-run")
     assert code == 1
-    assert out == "in/c.png -> out/c.png (skipped, exists)\nin/a.png -> out/a.png (20 x 10, 1 tiles)\n"
+    assert out == "in/c.png -> out/c.png (skipped, exists)\nin/a.png -> out/a.png (20 x 10, 1 tiles; about 0.5 GiB in all)\n"
     assert err == "unsmear: error: in/b.png: the file is empty\n"
     assert os.listdir("out") == ["c.png"]
     assert run("deblur", "in/a.png", "-o", "new/", "--dry-run")[0] == 0
@@ -550,6 +553,7 @@ SLOW = """
             time.sleep(%g)
             return rgb
         def plan(self, height, width): return "a plan"
+        def expected_peak(self, height, width): return 2**29
 
     sys.modules["unsmear.restore"] = types.SimpleNamespace(Deblurrer=Slow)
 """

@@ -195,7 +195,8 @@ def _preview(batch: "Batch", deblurrer: "Deblurrer", max_megapixels: float, tell
     for job in batch.jobs:
         try:
             width, height, _ = probe(job.source, max_megapixels=max_megapixels)
-            tell(f"{job} ({width} x {height}, {deblurrer.plan(height, width)})")
+            memory = deblurrer.expected_peak(height, width) / 2**30
+            tell(f"{job} ({width} x {height}, {deblurrer.plan(height, width)}; about {memory:.1f} GiB in all)")
         except UnsmearError as error:
             if not batch.is_many:
                 raise
