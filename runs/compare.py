@@ -1,12 +1,13 @@
 """Compare choices of network and training at an equal budget, by pictures that no run was trained on.
 
-    python runs/compare.py losses|designs|components --photos DIR --validate DIR --out DIR [--steps 1000] [--seeds 0 1]
+    python runs/compare.py losses|designs|components|takeoff --photos DIR --validate DIR --out DIR [--steps 1000] [--seeds 0 1]
 
 Every variant starts from fresh weights and is scored with its averaged weights. Losses and components take the same
 number of steps on the same batches. Designs take the same arithmetic: as many steps as cost the multiply-accumulates
 of --steps steps of the recipe's network and batch, so that a smaller network sees more pictures. What is finished is
 found again in --out, so a run that was stopped goes on. The table gives the mean gain over the blurred input in dB,
-over the pictures and the seeds; behind it, half the span between the seeds.
+over the pictures and the seeds; behind it, half the span between the seeds. "training" is the mean gain on the
+training batches of the second half of the run.
 """
 
 import argparse
@@ -58,6 +59,10 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "4 crops of 128": {"batch_size": 4, "crop": 128},
         "curriculum": {"curriculum": True},
     },
+    "takeoff": {
+        "only clean blur, no skips": {"mixture": (0.0, 0.0, 0.0, 0.0, 1.0), "overrides": {"skips": False}},
+        "only clean blur, skips": {"mixture": (0.0, 0.0, 0.0, 0.0, 1.0), "overrides": {"skips": True}},
+    },
     "components": {
         "all": {},
         "no attention to itself": {"overrides": {"attention": False}},
@@ -85,7 +90,7 @@ def main() -> None:
     for seed in args.seeds:  # all variants of a seed first, so that a table can be had early
         for name, changes in GROUPS[args.group].items():
             config = dataclasses.replace(default(), steps=args.steps, seed=seed, curriculum=False, cooldown=0.4)
-            config = dataclasses.replace(config, mixture=(2.0, 1.0, 0.0, 0.0), **changes)
+            config = dataclasses.replace(config, **{"mixture": (2.0, 1.0), **changes})
             if args.group == "designs":
                 config = dataclasses.replace(
                     config, steps=round(args.steps * arithmetic(default()) / arithmetic(config))
@@ -120,9 +125,10 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
 
 def print_table(rows: dict[str, list[dict[str, Any]]], steps: int) -> None:
     columns = ["mild", "medium", "strong", "sharp"]
-    print(f"\n{steps} steps\n| variant | {' | '.join(columns)} |\n|{' --- |' * (1 + len(columns))}")
+    print(f"\n{steps} steps\n| variant | {' | '.join(columns)} | training |\n|{' --- |' * (2 + len(columns))}")
     for name, results in rows.items():
         cells = [spread(result["gains"][column] for result in results) for column in columns]
+        cells.append(spread(result["training_gain"] for result in results))
         print(f"| {name} | {' | '.join(cells)} |")
 
 

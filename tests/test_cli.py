@@ -195,9 +195,7 @@ def test_flags_are_frozen(run):
         found = re.findall(r"^  (?:(-\w), )?(--[\w-]+)", out.split("Options:")[1], re.MULTILINE)
         assert [f"{long} {short}".strip() for short, long in found] == [*expected, "--help -h"]
     _, out, _ = run("--help")
-    assert (
-        re.findall(r"^  (\w+) ", out.split("Commands:")[1].split("Exit")[0], re.MULTILINE) == list(flags)[1:]
-    )
+    assert re.findall(r"^  (\w+) ", out.split("Commands:")[1].split("Exit")[0], re.MULTILINE) == list(flags)[1:]
 
 
 def test_defaults_are_those_of_the_library():
@@ -405,7 +403,10 @@ def test_dry_run_lists_on_stdout_and_writes_nothing(run):
     make("out/c.png")
     code, out, err = run("deblur", "in", "-o", "out", "--dry-run")
     assert code == 1
-    assert out == "in/c.png -> out/c.png (skipped, exists)\nin/a.png -> out/a.png (20 x 10, 1 tiles; about 0.5 GiB in all)\n"
+    assert (
+        out
+        == "in/c.png -> out/c.png (skipped, exists)\nin/a.png -> out/a.png (20 x 10, 1 tiles; about 0.5 GiB in all)\n"
+    )
     assert err == "unsmear: error: in/b.png: the file is empty\n"
     assert os.listdir("out") == ["c.png"]
     assert run("deblur", "in/a.png", "-o", "new/", "--dry-run")[0] == 0

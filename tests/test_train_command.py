@@ -178,7 +178,7 @@ def test_settings_change_the_recipe():
     assert configure("smoke", ["model=dmphn"]).overrides == {}  # those of the recipe are for its own model
     assert configure("smoke", ["model=saphn", 'overrides={"levels": 1}']).overrides == {"levels": 1}
     assert config.clip == 1.0
-    with pytest.raises(UsageError, match="mixture must be four shares"):
+    with pytest.raises(UsageError, match="mixture must be up to five shares"):
         configure("default", ["mixture=[0,0,0,1]"])
 
 
@@ -191,5 +191,5 @@ def test_synth_draws_a_sheet(tmp_path):
     wrong = unsmear("synth", photos, "--preview", tmp_path / "sheet.png", "--strength", "wild")
     assert (wrong.returncode, wrong.stderr) == (
         2,
-        "unsmear: error: unknown strength 'wild': choose one of mild, medium, strong, gopro\n",
+        "unsmear: error: unknown strength 'wild': choose one of mild, medium, strong, gopro, clean\n",
     )

@@ -12,7 +12,7 @@ from unsmear.errors import UsageError
 def synth(
     photos: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of sharp photos.")],
     preview: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write: blurred left, sharp right.")],
-    strength: Annotated[str, typer.Option(metavar="NAME", help="mild, medium, strong or gopro.")] = "medium",
+    strength: Annotated[str, typer.Option(metavar="NAME", help="mild, medium, strong, gopro or clean.")] = "medium",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Number of pairs.")] = 4,
     size: Annotated[int, typer.Option(metavar="PIXELS", min=16, help="Side of each picture.")] = 256,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Another seed gives other blur.")] = 0,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unsmear.data.blur import GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
+from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
 from unsmear.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -31,21 +31,21 @@ class SharpPhotos:
 
     Attributes:
         pictures: (H, W, 3) uint8 each.
-        mixture: Shares of the presets mild, medium, strong and gopro.
+        mixture: Shares of the presets mild, medium, strong, gopro and clean; those left out are 0.
         curriculum: Whether medium blur and then the two strong ones come in over the first half of the run
-            only. Mild blur stays in the mixture: what is learned first must not be forgotten.
+            only. Mild and clean blur stay in the mixture: what is learned first must not be forgotten.
     """
 
     pictures: Sequence[np.ndarray]
-    mixture: tuple[float, float, float, float] = (1.0, 2.0, 1.0, 0.5)
+    mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw crops with something in them, and blur them with one of the presets."""
         grown = min(1.0, 2 * progress) if self.curriculum else 1.0
         late = max(0.0, 1.5 * grown - 0.5)
-        growth = torch.tensor([1.0, grown, late, late])
-        shares = torch.tensor(self.mixture) * growth
+        growth = torch.tensor([1.0, grown, late, late, 1.0])
+        shares = torch.tensor(self.mixture) * growth[: len(self.mixture)]
         config, margin = _PRESETS[int(torch.multinomial(shares, 1, generator=rng))]
         crops = torch.stack([self._textured(size + 2 * margin, rng) for _ in range(count)])
         return synthesize(crops.float() / 255, config, rng, margin=margin)
@@ -63,7 +63,7 @@ class SharpPhotos:
 
 
 # What lies around a crop is drawn with it, so that what moves in from outside is real.
-_PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40), (GOPRO, 40))
+_PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40), (GOPRO, 40), (CLEAN, 8))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class TrainConfig:
         precision: "no" (float32), "bf16" or "fp16" autocast.
         checkpoint_activations: Whether to recompute levels in the backward pass instead of keeping them.
         compile: Whether to compile the network (worth it on a GPU).
-        mixture: Shares of the presets mild, medium, strong and gopro of synthetic blur.
+        mixture: Shares of the presets mild, medium, strong, gopro and clean of synthetic blur; those left out are 0.
         curriculum: Whether medium blur and then the two strong presets come in over the first half of the steps only.
         frame_share: Share of batches from averaged video frames, where such data is given.
         pair_share: Share of batches from real pairs, where such data is given.
@@ -87,7 +87,7 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_activations: bool = False
     compile: bool = False
-    mixture: tuple[float, float, float, float] = (1.0, 2.0, 1.0, 0.5)
+    mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
     frame_share: float = 0.25
     pair_share: float = 1.0
@@ -111,8 +111,12 @@ class TrainConfig:
                 raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not self.pixel_weight and not self.perceptual_weight:
             raise UsageError("pixel_weight and perceptual_weight are both 0: nothing says which picture is meant")
-        if len(self.mixture) != 4 or min(self.mixture) < 0 or self.mixture[0] <= 0:
-            raise UsageError(f"mixture must be four shares, the first above 0, not {self.mixture}")
+        shares = (*self.mixture, *[0.0] * (5 - len(self.mixture)))
+        if len(shares) != 5 or min(shares) < 0 or shares[0] + shares[4] <= 0:
+            raise UsageError(
+                f"mixture must be up to five shares, of them mild or clean (the first, the fifth) above 0,"
+                f" not {self.mixture}"
+            )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
