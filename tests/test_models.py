@@ -181,3 +181,14 @@ def test_batch_equals_singles(name):
     with torch.no_grad():
         together, singles = network(x), torch.cat([network(one) for one in x.split(1)])
     torch.testing.assert_close(together, singles, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_can_be_exported(name):
+    if name == "motionflow":
+        pytest.skip("how far it looks depends on the motion it finds")
+    network = awake(create_model(name))
+    x = picture(network, rows=2, columns=3)
+    with torch.no_grad():
+        exported = torch.export.export(network, (x,)).module()
+        torch.testing.assert_close(exported(x), network(x))
