@@ -1,6 +1,8 @@
 """Compare choices of network and training at an equal budget, by pictures that no run was trained on.
 
-    python runs/compare.py losses|designs|components|takeoff --photos DIR --validate DIR --out DIR [--steps N] [--seeds 0]
+    python runs/compare.py GROUP --photos DIR --validate DIR --out DIR [--steps 1000] [--seeds 0 1]
+
+The groups are losses, designs, components and takeoff.
 
 Every variant starts from fresh weights and is scored with its averaged weights. Losses and components take the same
 number of steps on the same batches. Designs take the same arithmetic: as many steps as cost the multiply-accumulates

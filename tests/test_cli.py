@@ -64,7 +64,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(restore, "Deblurrer", FakeDeblurrer)
     monkeypatch.setattr(treatment, "guard", lambda before, after: (after, 0.0))  # to which a negative is harm
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def command(*arguments):
         monkeypatch.setattr(sys, "argv", ["unsmear", *arguments])
@@ -74,7 +74,8 @@ def run(tmp_path, monkeypatch, capsys):
         return caught.value.code or 0, out, SECONDS.sub("T", err)
 
     yield command
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def make(name, size=(8, 6), color=10):

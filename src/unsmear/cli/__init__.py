@@ -61,6 +61,8 @@ def main() -> NoReturn:
         fail(f"{' '.join(error.format_message().split())} (see '{command} --help')")
         code = error.exit_code
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one would cut the tidying short
+            signal.signal(number, signal.SIG_IGN)
         code = _INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone, and Python's last flush must not reach them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
