@@ -95,10 +95,10 @@ def deblur(
 ) -> int:
     """Restore blurred pictures.
 
-    An INPUT is a picture, a folder, a pattern like '*.jpg', or - for standard input. Pictures are JPEG, PNG,
-    WebP, TIFF, BMP or AVIF files with 8 bits per channel.
+    An INPUT is a picture, a folder, a pattern like '*.jpg', or - for standard input. Pictures are JPEG, PNG, WebP,
+    TIFF, BMP or AVIF files, and with the extras photo, heif and raw also 16-bit, HEIC and camera raw files.
 
-    They come back as they were: same size and format, with metadata, color profile and transparency. Nothing
+    They come back as they were: same size, depth and format, with metadata, color profile and transparency. Nothing
     is overwritten unless you say so, and no output is ever half-written.
     """
     from unsmear.batch import STREAM, plan_jobs
