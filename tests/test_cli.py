@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from unsmear import cli, restore, treatment
+from unsmear.batch import Job
 from unsmear.errors import ModelError, OutOfMemoryError, UsageError
-from unsmear.image import MAX_MEGAPIXELS
+from unsmear.image import MAX_MEGAPIXELS, Picture
 from unsmear.models import DEFAULT_MODEL, create_model, save_model, shipped_weights
 
 SECONDS = re.compile(r"\d+\.\d s")
@@ -462,6 +463,23 @@ def test_sharp_pictures_are_kept_when_asked(run):
     assert run("deblur", "in/sharp.png", "--only-if-blurry", "-o", "x.bmp", "-q")[0] == 0  # another format
     with Image.open("x.bmp") as img:
         assert np.array_equal(np.asarray(img)[..., 0], sharp)
+
+
+def test_the_guard_can_be_turned_off(run, monkeypatch):
+    monkeypatch.setattr(treatment, "guard", lambda before, after: (before, 1.0))
+    make("a.png")
+    assert "(8 x 6, T; 100% of the picture left as it was)" in run("deblur", "a.png")[2]
+    assert pixel("a.deblurred.png") == (10, 10, 10)
+    assert "left as it was" not in run("deblur", "a.png", "--no-guard", "--overwrite")[2]
+    assert pixel("a.deblurred.png") == (245, 245, 245)
+
+
+def test_sharp_raw_files_are_developed_not_copied(tmp_path):
+    raw, photo = Job(tmp_path / "a.dng", tmp_path / "a.tif"), Job(tmp_path / "b.tif", tmp_path / "c.tif")
+    flat = Picture(np.full((64, 64, 3), 99, np.uint8), format="TIFF")  # nothing to judge by: kept
+    treat = treatment.treatment(FakeDeblurrer("any"), treatment.Options(only_if_blurry=True), lambda job: print)
+    assert treat(raw, flat).picture is flat
+    assert treat(photo, flat).picture is None
 
 
 def test_shares(run):

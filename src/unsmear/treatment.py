@@ -8,7 +8,7 @@ from typing import Literal
 from unsmear.arrays import ArrayDeblurrer, Progress
 from unsmear.batch import Job
 from unsmear.compare import compare_sheet
-from unsmear.formats import format_of
+from unsmear.formats import RAW_SUFFIXES, format_of
 from unsmear.guard import guard
 from unsmear.image import Picture, from_pil
 from unsmear.pipeline import Treated, Treatment
@@ -72,5 +72,7 @@ def _as_it_is(job: Job, picture: Picture, options: Options) -> Picture | None:
     """A picture that is not restored: None where its file can stay as it is."""
     if options.strip:
         return picture.stripped()
-    stays = isinstance(job.target, Path) and format_of(job.target) == picture.format
-    return None if stays else picture
+    if not (isinstance(job.source, Path) and isinstance(job.target, Path)):
+        return picture
+    is_raw = job.source.suffix.lower() in RAW_SUFFIXES  # developed into another format
+    return None if format_of(job.target) == picture.format and not is_raw else picture

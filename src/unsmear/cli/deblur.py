@@ -149,6 +149,7 @@ def deblur(
                     strength=strength,
                     quality=cast("Quality", quality),
                     only_if_blurry=only_if_blurry,
+                    guard=guard,
                     strip=strip,
                     compare=compare,
                 )
