@@ -1,6 +1,6 @@
 """MIMO-UNet's released weights (chosj95/MIMO-UNet): MIMO-UNet and MIMO-UNetPlus."""
 
-from unsmear.convert.released import Converted, Released
+from unsmear.convert.released import Converted, Released, only_file
 from unsmear.convert.rules import Rules, convert_by_rules, count
 
 # The authors count the scales of decoders, and of what is at the smaller ones, from the coarsest.
@@ -30,11 +30,10 @@ def convert(released: Released) -> Converted | None:
     Raises:
         ModelError: If tensors are missing, or some do not belong.
     """
-    if len(released) != 1:
+    found = only_file(released, "FAM1.merge.main.0.weight", "feat_extract.0.main.0.weight")
+    if found is None:
         return None
-    ((file, tensors),) = released.items()
-    if "FAM1.merge.main.0.weight" not in tensors or "feat_extract.0.main.0.weight" not in tensors:
-        return None
+    file, tensors = found
     blocks = count(tensors, r"Encoder\.0\.layers\.(\d+)\.")
     settings = {"width": len(tensors["feat_extract.0.main.0.weight"]), "blocks": blocks}
     return convert_by_rules(tensors, file, "mimo-unet-plus" if blocks == 20 else "mimo-unet", settings, _RULES)

@@ -1,6 +1,6 @@
 """MPRNet's released weights (swz30/MPRNet): model_deblurring, and those for other tasks, which are narrower."""
 
-from unsmear.convert.released import Converted, Released
+from unsmear.convert.released import Converted, Released, only_file
 from unsmear.convert.rules import Rules, convert_by_rules, count
 
 _RULES: Rules = (
@@ -38,12 +38,11 @@ def convert(released: Released) -> Converted | None:
     Raises:
         ModelError: If tensors are missing, or some do not belong.
     """
-    if len(released) != 1:
-        return None
-    ((file, tensors),) = released.items()
     needed = ("shallow_feat1.0", "shallow_feat1.1.CA.conv_du.0", "stage1_encoder.down12.down.1", "concat23")
-    if any(f"{name}.weight" not in tensors for name in needed):
+    found = only_file(released, *(f"{name}.weight" for name in needed))
+    if found is None:
         return None
+    file, tensors = found
     width, squeezed, wider, third = (len(tensors[f"{name}.weight"]) for name in needed)
     settings = {
         "width": width,

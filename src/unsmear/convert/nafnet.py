@@ -1,6 +1,6 @@
 """NAFNet's released weights (megvii-research/NAFNet, MIT), all widths: NAFNet-GoPro-width32, -width64 and others."""
 
-from unsmear.convert.released import Converted, Released
+from unsmear.convert.released import Converted, Released, only_file
 from unsmear.convert.rules import Rules, convert_by_rules, count
 
 _RULES: Rules = (
@@ -25,11 +25,10 @@ def convert(released: Released) -> Converted | None:
     Raises:
         ModelError: If tensors are missing, or some do not belong.
     """
-    if len(released) != 1:
+    found = only_file(released, "intro.weight", "middle_blks.0.beta")
+    if found is None:
         return None
-    ((file, tensors),) = released.items()
-    if "intro.weight" not in tensors or "middle_blks.0.beta" not in tensors:
-        return None
+    file, tensors = found
     scales = count(tensors, r"downs\.(\d+)\.")
     settings = {
         "width": len(tensors["intro.weight"]),

@@ -1,6 +1,6 @@
 """PSS-NSC's released weights (firenxygao/deblur, no licence): `default` and `alldata`, TensorFlow checkpoints."""
 
-from unsmear.convert.released import Converted, Released
+from unsmear.convert.released import Converted, Released, only_file
 from unsmear.convert.tensorflow import collect, left_over
 
 
@@ -13,9 +13,10 @@ def convert(released: Released) -> Converted | None:
     Returns:
         The network; None if these are the weights of another one.
     """
-    if len(released) != 1:
+    found = only_file(released)
+    if found is None:
         return None
-    (tensors,) = released.values()
+    _, tensors = found
     layers = _layers()
     made = collect(tensors, layers)
     return None if made is None else Converted("pss-nsc", made, unused=left_over(tensors, layers))

@@ -24,3 +24,19 @@ class Converted:
     tensors: dict[str, Tensor]
     overrides: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+
+
+def only_file(released: Released, *names: str) -> tuple[str, dict[str, Tensor]] | None:
+    """The file of a network that was released as one file, and its tensors.
+
+    Args:
+        released: What was released.
+        names: Tensors that such a file holds.
+
+    Returns:
+        None if there are several files, or one of the names is missing.
+    """
+    if len(released) != 1:
+        return None
+    ((file, tensors),) = released.items()
+    return (file, tensors) if all(name in tensors for name in names) else None

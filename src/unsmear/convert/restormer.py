@@ -1,6 +1,6 @@
 """Restormer's released weights (swz30/Restormer): motion_deblurring, and others for color with biased norms."""
 
-from unsmear.convert.released import Converted, Released
+from unsmear.convert.released import Converted, Released, only_file
 from unsmear.convert.rules import Rules, convert_by_rules, count
 
 _RULES: Rules = (
@@ -28,14 +28,10 @@ def convert(released: Released) -> Converted | None:
     Raises:
         ModelError: If tensors are missing, or some do not belong, as in those for gray pictures and two views.
     """
-    if len(released) != 1:
+    found = only_file(released, "patch_embed.proj.weight", *(f"{scale}.0.attn.temperature" for scale in _SCALES))
+    if found is None:
         return None
-    ((file, tensors),) = released.items()
-    if (
-        any(f"{scale}.0.attn.temperature" not in tensors for scale in _SCALES)
-        or "patch_embed.proj.weight" not in tensors
-    ):
-        return None
+    file, tensors = found
     settings = {
         "width": len(tensors["patch_embed.proj.weight"]),
         "blocks": tuple(count(tensors, rf"{scale}\.(\d+)\.") for scale in _SCALES),

@@ -1,6 +1,6 @@
 """SRN's released weights (jiangsutx/SRN-Deblur, MIT): `lstm`, `gray` and `color`, each a TensorFlow checkpoint."""
 
-from unsmear.convert.released import Converted, Released
+from unsmear.convert.released import Converted, Released, only_file
 from unsmear.convert.tensorflow import collect, left_over
 from unsmear.models.srn import SRNConfig
 
@@ -16,9 +16,10 @@ def convert(released: Released) -> Converted | None:
     Returns:
         The network; None if these are the weights of another one. The gates of the ConvLSTM keep their order.
     """
-    if len(released) != 1:
+    found = only_file(released)
+    if found is None:
         return None
-    (tensors,) = released.values()
+    _, tensors = found
     first = tensors.get(_FIRST)
     if first is None or first.dim() != 4 or first.shape[2] not in (2, 6):
         return None

@@ -4,7 +4,7 @@ MATLAB stores arrays column by column, so Caffe saw every picture with rows and 
 turned back, and what was a run along rows there is one along columns.
 """
 
-from unsmear.convert.released import Converted, Released
+from unsmear.convert.released import Converted, Released, only_file
 
 _LAYERS = {
     "first": "conve1_1",
@@ -35,9 +35,10 @@ def convert(released: Released) -> Converted | None:
     Returns:
         The network; None if these are the weights of another one.
     """
-    if len(released) != 1:
+    found = only_file(released)
+    if found is None:
         return None
-    (tensors,) = released.values()
+    _, tensors = found
     made = {}
     for ours, theirs in _LAYERS.items():
         weight, bias = tensors.get(f"{theirs}.0"), tensors.get(f"{theirs}.1")
