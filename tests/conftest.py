@@ -22,3 +22,10 @@ def _environment():
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder that relative names are of."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,14 @@ def image(mode="RGB", size=(23, 17)):
     if mode == "PA":
         return Image.fromarray(noise).convert("PA")
     return Image.merge(mode, [Image.fromarray(noise[..., c].copy()) for c in range(len(mode))])
+
+
+def make(name, color=10, size=(8, 6)):
+    """A file of one gray."""
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (color,) * 3).save(path)
+    return path
 
 
 def encoded(img, format, **options):

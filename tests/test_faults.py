@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import make
 from PIL import Image
 
 from unsmear.atomic import write_whole
@@ -53,19 +54,6 @@ report = {"done": len(outcomes) - len(failed), "skipped": len(batch.existing), "
 print(json.dumps(report))
 sys.exit(bool(failed))
 """
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def make(name, color=10, size=(8, 6)):
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (color,) * 3).save(path)
-    return path
 
 
 def folder(count, size=(8, 6)):

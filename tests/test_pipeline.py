@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import make
 from PIL import Image
 
 from unsmear import pipeline
@@ -14,19 +15,6 @@ from unsmear.batch import Job, plan_jobs
 from unsmear.errors import ImageError, UsageError
 from unsmear.image import from_pil
 from unsmear.pipeline import Treated, run_job, run_jobs
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def make(name, color=10, size=(8, 6)):
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (color,) * 3).save(path)
-    return path
 
 
 def negative(job, picture):

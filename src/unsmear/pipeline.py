@@ -190,13 +190,8 @@ class _Queue:
         tell: Callable[[Outcome], None],
     ) -> None:
         self.fault: BaseException | None = None
-        self._jobs, self._readers, self._limit, self._ahead, self._tell = (
-            deque(jobs),
-            readers,
-            max_megapixels,
-            ahead,
-            tell,
-        )
+        self._jobs, self._readers = deque(jobs), readers
+        self._limit, self._ahead, self._tell = max_megapixels, ahead, tell
         self._changed = Condition()
         self._reading: deque[tuple[Job, Future[Picture]]] = deque()
         self._in_work: dict[int, int] = {}  # pixels, by the identity of the job
