@@ -2,7 +2,7 @@
 
     python runs/compare.py GROUP --photos DIR --validate DIR --out DIR [--steps 1000] [--seeds 0 1]
 
-The groups are losses, designs, components and takeoff.
+The groups are losses, designs, components, takeoff and additions.
 
 Every variant starts from fresh weights and is scored with its averaged weights. Losses and components take the same
 number of steps on the same batches. Designs take the same arithmetic: as many steps as cost the multiply-accumulates
@@ -33,6 +33,7 @@ from unsmear.train.loop import Row, train
 from unsmear.train.validation import Validation, summarize
 
 SIDE = 384  # center crops of the validation pictures
+CLEAN = (0.0, 0.0, 0.0, 0.0, 1.0)
 
 # What each variant changes in the recipe "default" with mild and medium blur from the start; `overrides` are of the
 # network `saphn-s`.
@@ -53,7 +54,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "half the maps": {"overrides": {"channels_per_map": 4}},
         "full filters": {"overrides": {"filters": "full"}},
         "kernels from 3x3": {"overrides": {"generator_kernel": 3}},
-        "no residual to the input": {"overrides": {"residual": False}},
+        "no residual to the input": {"overrides": {"residual": False, "filter_basis": 0}},
         "full resolution": {"overrides": {"unshuffle": 1}},
         "quarter resolution": {"overrides": {"unshuffle": 4}},
         "one level": {"overrides": {"levels": 1}},
@@ -62,8 +63,14 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "curriculum": {"curriculum": True},
     },
     "takeoff": {
-        "only clean blur, no skips": {"mixture": (0.0, 0.0, 0.0, 0.0, 1.0), "overrides": {"skips": False}},
-        "only clean blur, skips": {"mixture": (0.0, 0.0, 0.0, 0.0, 1.0), "overrides": {"skips": True}},
+        "only clean blur, no skips": {"mixture": CLEAN, "overrides": {"skips": False, "filter_basis": 0}},
+        "only clean blur, skips": {"mixture": CLEAN, "overrides": {"filter_basis": 0}},
+        "only clean blur, skips and filter basis": {"mixture": CLEAN},
+    },
+    "additions": {
+        "skips and filter basis, as shipped": {},
+        "no filter basis": {"overrides": {"filter_basis": 0}},
+        "neither, as in the paper": {"overrides": {"skips": False, "filter_basis": 0}},
     },
     "components": {
         "all": {},

@@ -35,6 +35,8 @@ VARIANTS = [
     {"merge": "add+attention"},
     {"residual": False},
     {"skips": True},
+    {"filter_basis": 5},
+    {"filter_basis": 5, "levels": 1, "unshuffle": 2},
     {"unshuffle": 1},
     {"unshuffle": 2},
 ]
@@ -124,6 +126,9 @@ def test_macs_count_the_operators():
         25 * 32 + 25 * 32 + 9 * 32 * 25
     )
     assert without > base
+    basis = count_macs(create_model("saphn", **plain, filter_basis=8), 64, 64) - without
+    beside = 64 * 64 / 16 * 128 * (57 + 128 + 128 + 8) + 64 * 64 * 9 * 32 * 8  # its layers, and more of the last one
+    assert basis == 64 * 64 * (8 * 289 + 8) + 32 * 32 * 56 * 225 + beside
 
 
 def test_weights_survive_a_round_trip(tmp_path, variant):

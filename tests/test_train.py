@@ -22,7 +22,7 @@ from unsmear.data.batches import RealPairs
 from unsmear.errors import TrainingError, UsageError
 from unsmear.train.config import RECIPES, TrainConfig, paper
 from unsmear.train.loop import train
-from unsmear.train.loss import charbonnier, frequency_distance, mean_squared_error, restoration_loss
+from unsmear.train.loss import charbonnier, frequency_distance, mean_squared_error, negative_psnr, restoration_loss
 from unsmear.train.muon import Muon, orthogonalize, split_parameters
 from unsmear.train.validation import Validation
 
@@ -97,6 +97,8 @@ def test_losses_equal_their_definitions():
     differences = (x - y).flatten().tolist()
     assert float(mean_squared_error(x, y)) == pytest.approx(np.mean([d * d for d in differences]), rel=1e-5)
     assert float(charbonnier(x, y)) == pytest.approx(np.mean([math.hypot(d, 1e-3) for d in differences]), rel=1e-5)
+    ratios = [np.log10(np.square(d).mean() + 1e-5) for d in (x - y).numpy()]
+    assert float(negative_psnr(x, y)) == pytest.approx(10 * np.mean(ratios), rel=1e-5)
     spectrum = np.fft.rfft2((x - y).numpy(), norm="ortho")
     expected = (np.abs(spectrum.real).mean() + np.abs(spectrum.imag).mean()) / 2
     assert float(frequency_distance(x, y)) == pytest.approx(expected, rel=1e-5)

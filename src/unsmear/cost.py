@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unsmear.models.blind_deconvolution import BlindDeconvolution
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
 
@@ -56,4 +57,8 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> i
         making = output[:, 0].numel() * module.generate.weight.numel()  # of the kernels
         taps = module.weight[0, 0].numel()
         return making + output.numel() * module.weight[0].numel() + inputs[0].numel() * taps
+    if isinstance(module, BlindDeconvolution):  # filters, their mixture at every level, and bands
+        pixels = inputs[0][:, 0].numel()
+        mixing = len(module.tell) * len(module.filters)
+        return pixels * (module.filters.numel() + mixing) + pixels // module.stride**2 * module.bands.numel()
     return 0

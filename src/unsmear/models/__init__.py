@@ -37,6 +37,8 @@ MODELS: dict[str, tuple[type[Network], Any]] = {
             filters="depthwise",
             generator_kernel=1,
             unshuffle=2,
+            skips=True,
+            filter_basis=24,
         ),
     ),
     "dmphn": (DMPHN, DMPHNConfig()),
@@ -148,10 +150,15 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
     name, config, tensors = read_weights(path)
     try:
         with NoLargerThan(tensors):
-            network = create_model(name, **config)
+            network = create_model(name, **_plain(name) | config)
     except UsageError as error:
         raise ModelError(f"{path}: {error}") from None
     return fill_network(network, tensors, path).eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def _plain(name: str) -> dict[str, Any]:
+    """A configuration without anything that a later version may have given the preset of this name."""
+    return asdict(type(MODELS[name][1])()) if name in MODELS else {}
 
 
 def fill_network(network: Network, tensors: dict[str, Tensor], source: str | Path) -> Network:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from unsmear.models.blind_deconvolution import BlindDeconvolution, mix_filters
 from unsmear.models.network import Network
 from unsmear.ops import distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 
@@ -52,6 +53,8 @@ class SAPHNConfig:
         residual: Whether every level predicts the difference to its input.
         skips: Whether decoders add the encoder's features of their scale, each channel by a learned factor. In the
             paper only attention and the coarsest scale join the two.
+        filter_basis: Filters of `blind_deconvolution` that every level mixes at every pixel, beside what it
+            predicts; 0 for none, as in the paper.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -72,6 +75,7 @@ class SAPHNConfig:
     unshuffle: int = 1
     residual: bool = True
     skips: bool = False
+    filter_basis: int = 0
 
     def __post_init__(self) -> None:
         for name in ("widths", "lower_widths"):  # JSON knows no tuples
@@ -90,8 +94,15 @@ class SAPHNConfig:
             raise ValueError(f"filters must be 'full' or 'depthwise', not {self.filters!r}")
         if self.merge not in ("attention", "add+attention"):
             raise ValueError(f"merge must be 'attention' or 'add+attention', not {self.merge!r}")
+        if self.filter_basis and not (self.residual and self.scale > 1):
+            raise ValueError("filter_basis needs residual=True, and more than one scale or unshuffle > 1")
         if self.merge == "add+attention" and self.lower_widths not in (None, self.widths):
             raise ValueError("merge='add+attention' needs equal widths at all levels")
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the picture to one of the coarsest scale, along each side."""
+        return 2 ** (len(self.widths) - 1) * self.unshuffle
 
     def level_widths(self, level: int) -> tuple[int, ...]:
         """Channels at each scale of one level (1 is the level that sees the whole picture)."""
@@ -215,7 +226,8 @@ class Decoder(nn.Module):
         )
         factors = (nn.Parameter(torch.ones(w, 1, 1)) for w in widths[-2::-1])
         self.skips = nn.ParameterList(factors) if config.skips else None
-        self.last = nn.Conv2d(widths[0], 3 * config.unshuffle**2, 3, padding=1)
+        # The picture's difference, then what to mix the filters with.
+        self.last = nn.Conv2d(widths[0], 3 * config.unshuffle**2 + config.filter_basis, 3, padding=1)
         if config.residual:
             nn.init.zeros_(self.last.weight)
             nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
@@ -248,6 +260,10 @@ class SAPHN(Network):
         widths = [config.level_widths(level) for level in range(1, config.levels + 1)]
         self.encoders = nn.ModuleList(Encoder(w, config) for w in widths)
         self.decoders = nn.ModuleList(Decoder(w, config) for w in widths)
+        self.blind = None
+        if config.filter_basis:
+            coarsest = [w[-1] for w in widths]
+            self.blind = BlindDeconvolution(config.filter_basis, coarsest, config.scale, config.unshuffle)
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
@@ -255,7 +271,7 @@ class SAPHN(Network):
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this: halvings of the picture, scales, and pixel blocks."""
-        return 2 ** (self.config.levels // 2) * 2 ** (len(self.config.widths) - 1) * self.config.unshuffle
+        return 2 ** (self.config.levels // 2) * self.config.scale
 
     @property
     def peak_bytes_per_pixel(self) -> float:
@@ -285,6 +301,7 @@ class SAPHN(Network):
         # The base model works on values around zero.
         estimate = blurred = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
         lower: Tensor | None = None
+        first_look = None if self.blind is None else self.blind(x)
         estimates = []
         for level in range(self.config.levels, 0, -1):
             features = self._encode(level, to_patches(estimate, level))
@@ -293,10 +310,18 @@ class SAPHN(Network):
                 features[-1] = self.merges[level - 1](features[-1], lower, onto=sum_so_far)
             if level > 1:  # the decoder sees the patches of the level above
                 features = [stitch(f, level) for f in features]
+            if first_look is not None:
+                features[-1] = features[-1] + to_patches(first_look.features[level - 1], max(1, level - 1))
             lower = features[-1]
             residual = self._decode(level, features)
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
+            if first_look is not None:
+                weights, residual = residual.tensor_split([self.config.filter_basis], 1)
+                if level == self.config.levels:
+                    weights = weights + first_look.weights
+                mixed = mix_filters(weights, first_look.responses)
+                residual = residual + mixed.repeat(1, 3, 1, 1)  # the same for every color
             if self.config.residual:
                 estimate = estimate + residual
             elif level > 1:  # the base model: lower levels correct the blurred picture, level 1 makes the sharp one

@@ -31,7 +31,7 @@ class TrainConfig:
         halve_every: Steps between halvings.
         cooldown: Share of the steps at the end over which "constant" falls to zero.
         weight_decay: Decoupled weight decay of AdamW and Muon.
-        loss: "mse" or "charbonnier".
+        loss: "mse", "charbonnier", or "psnr", whose gradients are some hundred times larger: raise `clip` with it.
         lower_weight: Loss weight of each level below the output's.
         frequency_weight: Weight of the Fourier term.
         pixel_weight: Weight of all of that together, which compares pixels; 0 to leave it out.
@@ -140,7 +140,7 @@ _WEIGHTS = ("lower_weight", "frequency_weight", "pixel_weight", "perceptual_weig
 _CHOICES = {
     "optimizer": ("adam", "adamw", "muon"),
     "schedule": ("halve", "constant", "cosine"),
-    "loss": ("mse", "charbonnier"),
+    "loss": ("mse", "charbonnier", "psnr"),
     "adversarial": ("none", "wgan-gp", "ragan-ls"),
     "precision": ("no", "bf16", "fp16"),
 }

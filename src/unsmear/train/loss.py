@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-LossName = Literal["mse", "charbonnier"]
+LossName = Literal["mse", "charbonnier", "psnr"]
 
 
 def restoration_loss(
@@ -23,8 +23,9 @@ def restoration_loss(
         estimates: One (B, 3, h, w) estimate a level, the network's output last; smaller ones are compared with the
             sharp picture averaged to their size.
         sharp: The sharp picture (B, 3, H, W), values in [0, 1].
-        name: "mse", the mean squared error of the paper's base model; or "charbonnier", the mean of
-            sqrt(difference**2 + 1e-6), which large errors of misplaced edges dominate less.
+        name: "mse", the mean squared error of the paper's base model; "charbonnier", the mean of
+            sqrt(difference**2 + 1e-6), which large errors of misplaced edges dominate less; or "psnr", minus the
+            pictures' mean PSNR in dB, where each counts by the ratio that its error falls, sharp ones as well.
         lower_weight: Weight of each level but the last.
         frequency_weight: Weight of the mean absolute difference of the pictures' Fourier coefficients, added
             for the last level.
@@ -33,7 +34,7 @@ def restoration_loss(
         A float32 scalar.
     """
     sharp = sharp.float()
-    distance = mean_squared_error if name == "mse" else charbonnier
+    distance = _DISTANCES[name]
     loss = distance(estimates[-1].float(), sharp)
     for estimate in estimates[:-1] if lower_weight else []:
         target = sharp if estimate.shape == sharp.shape else interpolate(sharp, estimate.shape[2:], mode="area")
@@ -53,7 +54,18 @@ def charbonnier(x: Tensor, y: Tensor, epsilon: float = 1e-3) -> Tensor:
     return ((x - y).square() + epsilon**2).sqrt().mean()
 
 
+def negative_psnr(x: Tensor, y: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Mean over the pictures of 10 log10(mean squared error + epsilon), dB (as in HINet, Chen et al. 2021).
+
+    From 50 dB on, a smaller error counts less and less.
+    """
+    return 10 * ((x - y).square().mean((1, 2, 3)) + epsilon).log10().mean()
+
+
 def frequency_distance(x: Tensor, y: Tensor) -> Tensor:
     """Mean absolute difference of the two-dimensional Fourier coefficients, orthonormal scale."""
     difference = torch.fft.rfft2(x - y, norm="ortho")
     return torch.view_as_real(difference).abs().mean()
+
+
+_DISTANCES = {"mse": mean_squared_error, "charbonnier": charbonnier, "psnr": negative_psnr}
