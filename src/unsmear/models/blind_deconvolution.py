@@ -6,14 +6,15 @@ whose sums, mixed at every pixel, come near the Wiener filters of small motions.
 `filter_basis=0` a network has neither.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from unsmear.ops.dispatch import no_autocast
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
 _WINDOW = 44  # pixels: where the spectrum of a pixel is measured
@@ -62,7 +63,7 @@ class BlindDeconvolution(nn.Module):
 
     def forward(self, x: Tensor) -> FirstLook:
         """Look at the blurred picture (B, 3, H, W), values in [0, 1]."""
-        with _without_autocast(x.device.type):  # spectra span many orders of magnitude
+        with no_autocast(x.device):  # spectra span many orders of magnitude
             red, green, blue = x.float().split(1, 1)
             luma = 0.299 * red + 0.587 * green + 0.114 * blue  # Rec. 601, over encoded values
             filtered = _filter(luma, self.filters)
@@ -87,11 +88,6 @@ class BlindDeconvolution(nn.Module):
         spectrum = (energy + 1e-6).log()
         mean = spectrum.mean(1, keepdim=True)
         return torch.cat([spectrum - mean, mean / 3 + 2], 1)
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    available = torch.amp.is_autocast_available(device_type)  # not on "meta"
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:

@@ -11,13 +11,11 @@ What is written here runs anywhere. On processors and NVIDIA GPUs compiled kerne
 on GPUs the factors of the products have the type of the features, sums and softmaxes float32.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unsmear.ops.dispatch import takes_kernels, takes_triton
+from unsmear.ops.dispatch import no_autocast, takes_kernels, takes_triton
 
 
 def gather_descriptors(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,7 +36,7 @@ def gather_descriptors(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor |
     bias = _check(x, weight, bias)
     if source.ndim != 4 or source.shape[0] != x.shape[0] or source.shape[2:] != x.shape[2:]:
         raise ValueError(f"x {tuple(x.shape)} and source {tuple(source.shape)} must share batch, height and width")
-    with _no_autocast(x.device):
+    with no_autocast(x.device):
         if takes_kernels(x) and weight.shape[2:] == (1, 1):
             from unsmear.ops import attention_cpu
 
@@ -70,7 +68,7 @@ def gate_descriptors(descriptors: Tensor, weight: Tensor, bias: Tensor) -> Tenso
     channels = descriptors.shape[2]
     if weight.shape != (channels, channels) or bias.shape != (channels,):
         raise ValueError(f"the gate must map the {channels} channels of the descriptors onto themselves")
-    with _no_autocast(descriptors.device):
+    with no_autocast(descriptors.device):
         mean_BC = descriptors.mean(dim=1)
         gate_BC = torch.sigmoid(F.linear(mean_BC, weight.to(mean_BC.dtype), bias.to(mean_BC.dtype)))  # Eq. 4
         return gate_BC[:, None] * descriptors  # Eq. 3
@@ -110,7 +108,7 @@ def distribute_descriptors(
     shape = (batch, channels, *x.shape[2:])
     if onto is not None and onto.shape != shape:
         raise ValueError(f"onto must be {shape}, not {tuple(onto.shape)}")
-    with _no_autocast(x.device):
+    with no_autocast(x.device):
         # Eq. 6 averages over the N maps although Eq. 5 already makes their weights sum to one.
         descriptors = _wide(descriptors) / maps
         if takes_kernels(x) and weight.shape[2:] == (1, 1):
@@ -152,9 +150,3 @@ def _pixels(x: Tensor) -> Tensor:
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    # Devices that only count, such as "meta", have no autocast to switch off.
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()

@@ -1,5 +1,6 @@
 """Where the operators compute: in compiled kernels, or in plain PyTorch."""
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
 import torch
@@ -31,6 +32,13 @@ def takes_triton(x: Tensor, *channels: int) -> bool:
         return False
     leaves = torch.jit.is_tracing() or torch.compiler.is_exporting()  # pyright: ignore[reportPrivateImportUsage]
     return not leaves and torch.cuda.get_device_properties(x.device).major >= 8
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Where tensors keep their type, whatever autocast surrounds it."""
+    # Devices that only count, such as "meta", have no autocast to switch off.
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def computing_type(x: Tensor) -> torch.dtype:
