@@ -1,19 +1,26 @@
 """Score weights on pictures they were never trained on: the figures of the README and the model card.
 
-    python runs/validate.py KODAK_DIR [--pairs DIR] [--model NAME_OR_FILE ...] [--json FILE]
+    python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--model NAME_OR_FILE ...] [--json FILE]
 
-Every picture of the folder is blurred by its number as the seed at three strengths and stored in 8 bits; pairs of real
-motion are files of one name in the folders `blur` and `sharp`; and the sharp pictures themselves should come back as
-they are. The protocol of the PSNR is that of `unsmear.train.validation`.
+Every picture of the folder, or every photograph that comes with scikit-image, is blurred by its number as the seed at
+three strengths and stored in 8 bits; pairs of real motion are files of one name in the folders `blur` and `sharp`; and
+the sharp pictures themselves should come back as they are. The protocol of the PSNR is that of
+`unsmear.train.validation`.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from unsmear.process import tune_process
 
 tune_process()  # before PyTorch is loaded
+
+import numpy as np
+import skimage.data
+from skimage.color import gray2rgb
 
 from unsmear import Deblurrer
 from unsmear.data.store import read_picture
@@ -22,7 +29,7 @@ from unsmear.train.validation import Validation, summarize
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sharp", type=Path)
+    parser.add_argument("sharp", help='a folder of PNG files, or "scikit-image"')
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--model", nargs="+", default=["saphn-s"])
     parser.add_argument("--limit", type=int, help="only the first N sharp pictures")
@@ -31,7 +38,9 @@ def main() -> None:
 
     files = sorted(args.pairs.rglob("blur/*.png")) if args.pairs else []
     pairs = [(read_picture(p), read_picture(p.parent.parent / "sharp" / p.name)) for p in files]
-    validation = Validation([read_picture(p) for p in sorted(args.sharp.glob("*.png"))[: args.limit]], pairs)
+    in_folder = map(read_picture, sorted(Path(args.sharp).glob("*.png")))
+    sharp = sample_photos() if args.sharp == "scikit-image" else in_folder
+    validation = Validation(list(islice(sharp, args.limit)), pairs)
     results = {}
     for model in args.model:
         scores = validation.score(Deblurrer(model))
@@ -44,6 +53,12 @@ def main() -> None:
             print(f"  {path.stem}: {score.before:.2f} -> {score.after:.2f}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def sample_photos() -> Iterator[np.ndarray]:
+    """The photographs among the pictures that scikit-image brings along, (H, W, 3) uint8."""
+    for name in ("astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "page", "rocket"):
+        yield np.ascontiguousarray(gray2rgb(getattr(skimage.data, name)()))
 
 
 if __name__ == "__main__":
