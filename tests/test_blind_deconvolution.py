@@ -44,7 +44,7 @@ def test_a_mixture_undoes_motion(module, axis):
     sharp = scene()
     blurred = smeared(sharp, 3, axis)
     responses = module(blurred).responses
-    columns = responses[0].flatten(1).T.double()
+    columns = responses[0].transpose(0, 1).flatten(1).T.double()
     missing = torch.nn.functional.pixel_unshuffle((sharp - blurred)[:, :1], 2).flatten().double()[:, None]
     weights = torch.linalg.lstsq(columns, missing).solution[:, 0].float()
     restored = mix_filters(weights[None, :, None, None], responses).flatten()
@@ -53,18 +53,20 @@ def test_a_mixture_undoes_motion(module, axis):
 
 
 def test_every_pixel_has_its_own_mixture():
-    weights, responses = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 4, 5)
+    weights, responses = torch.randn(2, 3, 4, 5), torch.randn(2, 4, 3, 4, 5)
     expected = torch.zeros(2, 4, 4, 5)
     for b, k, s, y, x in np.ndindex(2, 3, 4, 4, 5):
-        expected[b, s, y, x] += weights[b, k, y, x] * responses[b, k, s, y, x]
+        expected[b, s, y, x] += weights[b, k, y, x] * responses[b, s, k, y, x]
     torch.testing.assert_close(mix_filters(weights, responses), expected)
 
 
-def test_responses_are_correlations_of_luma(module):
+@pytest.mark.parametrize("fold", [1, 2, 4, 8])
+def test_responses_are_correlations_of_luma(fold):
+    module = BlindDeconvolution(24, [8], scale=8, fold=fold)
     x = torch.rand(1, 3, 32, 48)
     luma = np.tensordot([0.299, 0.587, 0.114], x[0].numpy(), 1)
-    responses = module(x).responses.flatten(1, 2)  # of each filter, all pixels of a block
-    found = torch.nn.functional.pixel_shuffle(responses, 2)[0]
+    responses = module(x).responses[0].transpose(0, 1)  # of each filter, all pixels of a block
+    found = torch.nn.functional.pixel_shuffle(responses, fold)[:, 0]
     for k in (0, 7, 23):
         expected = ndimage.correlate(luma, module.filters[k, 0].numpy(), mode="nearest")
         np.testing.assert_allclose(found[k], expected, atol=1e-5)
@@ -91,6 +93,6 @@ def test_the_spectrum_tells_the_direction_of_motion(module):
 def test_any_size_and_batch(module):
     x = torch.rand(2, 3, 16, 24)
     look = module(x)
-    assert look.responses.shape == (2, 24, 4, 8, 12)
+    assert look.responses.shape == (2, 4, 24, 8, 12)
     assert look.weights.shape == (2, 24, 8, 12)
     assert [f.shape for f in look.features] == [(2, 8, 2, 3)]

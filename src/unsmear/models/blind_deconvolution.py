@@ -25,7 +25,7 @@ class FirstLook(NamedTuple):
     """What the blurred picture alone tells.
 
     Attributes:
-        responses: What the filters make of its luma, (B, count, fold * fold, h, w).
+        responses: What the filters make of its luma, (B, fold * fold, count, h, w).
         weights: What to mix them with at first, (B, count, h, w).
         features: For the coarsest scale of every level, level 1 first.
     """
@@ -66,12 +66,28 @@ class BlindDeconvolution(nn.Module):
         with no_autocast(x.device):  # spectra span many orders of magnitude
             red, green, blue = x.float().split(1, 1)
             luma = 0.299 * red + 0.587 * green + 0.114 * blue  # Rec. 601, over encoded values
-            filtered = _filter(luma, self.filters)
+            responses = self.filter_folded(luma)
             seen = self.log_spectrum(luma)
-        responses = functional.pixel_unshuffle(filtered, self.fold).unflatten(1, (-1, self.fold**2))
         seen = self.read(seen.to(self.mix.weight.dtype))
         weights = functional.interpolate(self.mix(seen), size=responses.shape[3:], mode="bilinear")
         return FirstLook(responses, weights, [tell(seen) for tell in self.tell])
+
+    def filter_folded(self, luma: Tensor) -> Tensor:
+        """Correlate (B, 1, H, W) with every filter, pixel blocks folded: (B, fold * fold, count, H / fold, W / fold).
+
+        The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
+        """
+        fold, margin = self.fold, self.filters.shape[-1] // 2
+        filters = self.filters.float()
+        moved = [
+            functional.pad(filters, (right, fold - 1 - right, down, fold - 1 - down))
+            for down in range(fold)
+            for right in range(fold)
+        ]
+        blocks = functional.pixel_unshuffle(functional.pad(luma, [margin] * 4, mode="replicate"), fold)
+        blocks = blocks.contiguous(memory_format=torch.channels_last)
+        responses = functional.conv2d(blocks, functional.pixel_unshuffle(torch.cat(moved), fold))
+        return responses.unflatten(1, (fold**2, -1))
 
     def log_spectrum(self, luma: Tensor) -> Tensor:
         """Logarithms of the energy in every band around a pixel, less their mean, and that mean.
@@ -82,7 +98,9 @@ class BlindDeconvolution(nn.Module):
         Returns:
             (B, bands + 1, H / scale, W / scale), about zero.
         """
-        energy = _filter(luma, self.bands, self.stride).square()
+        margin = self.bands.shape[-1] // 2
+        around = functional.pad(luma, [margin] * 4, mode="replicate")
+        energy = functional.conv2d(around, self.bands.float(), stride=self.stride).square()
         window = _WINDOW // self.stride | 1
         energy = functional.avg_pool2d(energy, window, stride=2, padding=window // 2, count_include_pad=False)
         spectrum = (energy + 1e-6).log()
@@ -95,17 +113,12 @@ def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
 
     Args:
         weights: (B, count, h, w).
-        responses: What the basis makes of the picture, (B, count, fold * fold, h, w).
+        responses: What the basis makes of the picture, (B, fold * fold, count, h, w).
 
     Returns:
         (B, fold * fold, h, w).
     """
-    return (weights.unsqueeze(2) * responses).sum(1)
-
-
-def _filter(luma: Tensor, filters: Tensor, stride: int = 1) -> Tensor:
-    margin = filters.shape[-1] // 2
-    return functional.conv2d(functional.pad(luma, [margin] * 4, mode="replicate"), filters.float(), stride=stride)
+    return torch.einsum("bkhw,bskhw->bshw", weights, responses)
 
 
 def filter_basis(count: int) -> Tensor:

@@ -94,8 +94,8 @@ class SAPHNConfig:
             raise ValueError(f"filters must be 'full' or 'depthwise', not {self.filters!r}")
         if self.merge not in ("attention", "add+attention"):
             raise ValueError(f"merge must be 'attention' or 'add+attention', not {self.merge!r}")
-        if self.filter_basis and not (self.residual and self.scale > 1):
-            raise ValueError("filter_basis needs residual=True, and more than one scale or unshuffle > 1")
+        if self.filter_basis and not (self.residual and self.scale > 1 and self.unshuffle in (1, 2, 4, 8)):
+            raise ValueError("filter_basis needs residual=True, unshuffle 1, 2, 4 or 8, and a coarser scale")
         if self.merge == "add+attention" and self.lower_widths not in (None, self.widths):
             raise ValueError("merge='add+attention' needs equal widths at all levels")
 
