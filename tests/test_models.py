@@ -1,6 +1,7 @@
 """One suite over every network: whatever is added to the package must pass all of it."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from networks import awake, picture
 from safetensors.torch import save_file
 
 from unsmear import create_model, list_models, load_model
-from unsmear.checkpoint import read_weights
+from unsmear.checkpoint import read_weights, write_weights
 from unsmear.cost import count_macs
 from unsmear.errors import ModelError, UsageError
 from unsmear.models import count_parameters, save_model, shipped_weights
@@ -146,6 +147,14 @@ def test_default_model_ships_with_weights():
     x = picture(network)
     with torch.no_grad():
         assert (network(x) - x).abs().max() > 1e-3
+
+
+def test_a_file_stays_what_it_was_when_its_preset_gets_more(tmp_path):
+    before = {"skips": False, "filter_basis": 0}  # what files of saphn-s did not name before these fields came
+    network = create_model("saphn-s", **SMALL, **before)
+    config = {k: v for k, v in asdict(network.config).items() if k not in before}
+    write_weights(tmp_path / "w.safetensors", "saphn-s", config, network.state_dict())
+    assert load_model(tmp_path / "w.safetensors").config == network.config
 
 
 def test_a_model_without_weights_says_so(name):

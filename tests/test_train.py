@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from networks import awake, picture
 from PIL import Image
 
 pytest.importorskip("accelerate")
@@ -21,6 +22,7 @@ from unsmear import create_model, load_model
 from unsmear.data.batches import RealPairs
 from unsmear.errors import TrainingError, UsageError
 from unsmear.train.config import RECIPES, TrainConfig, paper
+from unsmear.train.growth import grow
 from unsmear.train.loop import train
 from unsmear.train.loss import charbonnier, frequency_distance, mean_squared_error, negative_psnr, restoration_loss
 from unsmear.train.muon import Muon, orthogonalize, split_parameters
@@ -90,6 +92,32 @@ def test_rates():
 def test_wrong_configurations_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"skips": True},
+        {"filter_basis": 4},
+        {"encoder_blocks": 2, "decoder_blocks": 3},
+        {"skips": True, "filter_basis": 2},
+    ],
+    ids=str,
+)
+def test_a_network_grows_without_a_change_to_its_output(changes):
+    small = awake(create_model("saphn", widths=(4, 6), encoder_blocks=1, decoder_blocks=1, unshuffle=2))
+    grown = grow(small, changes)
+    assert asdict(grown.config) == asdict(small.config) | changes
+    x = picture(small)
+    torch.testing.assert_close(grown(x), small(x), rtol=0, atol=1e-6)
+
+
+def test_a_network_does_not_grow_into_another():
+    small = create_model("saphn", widths=(4, 6), filter_basis=4)
+    assert grow(small, {"widths": [4, 6], "filter_basis": 4}) is small
+    for changes in ({"widths": (6, 8)}, {"filter_basis": 5}, {"encoder_blocks": 1}, {"colour": 1}):
+        with pytest.raises(UsageError, match="of init cannot become one with"):
+            grow(small, changes)
 
 
 def test_losses_equal_their_definitions():

@@ -17,7 +17,8 @@ class TrainConfig:
 
     Attributes:
         model: A name of `unsmear.list_models()`.
-        overrides: Fields of the model's configuration to change.
+        overrides: Fields of the model's configuration to change; with `init` those by which its network is to grow
+            (`unsmear.train.growth`).
         init: Weights to start from: a name with shipped weights or a file; None for fresh ones.
         steps: Optimizer steps of the whole schedule.
         batch_size: Crops a step on each process.

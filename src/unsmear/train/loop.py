@@ -20,6 +20,7 @@ from unsmear.models.network import Network
 from unsmear.restore import Deblurrer
 from unsmear.train.average import MovingAverage
 from unsmear.train.config import TrainConfig
+from unsmear.train.growth import grow
 from unsmear.train.muon import Muon, split_parameters
 from unsmear.train.objective import Objective
 from unsmear.train.sharding import set_up_sharding
@@ -104,7 +105,7 @@ def train(
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not has_gpu)
     sharded = set_up_sharding(accelerator)
     torch.manual_seed(config.seed)
-    plain = load_model(config.init) if config.init else create_model(config.model, **config.overrides)
+    plain = _start(config)
     layout = torch.contiguous_format if sharded else torch.channels_last  # FSDP cuts no other
     plain = plain.train().to(accelerator.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     plain.checkpoint_activations = config.checkpoint_activations
@@ -195,6 +196,12 @@ def train(
         if is_last:
             break
     return progress
+
+
+def _start(config: TrainConfig) -> Network:
+    if config.init is None:
+        return create_model(config.model, **config.overrides)
+    return grow(load_model(config.init), config.overrides)
 
 
 def make_optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -1,0 +1,47 @@
+"""A trained network with parts that it did not have: its output stays as it was until they are trained."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from unsmear.errors import UsageError
+from unsmear.models import create_model
+from unsmear.models.network import Network
+
+
+def grow(network: Network, changes: dict[str, Any]) -> Network:
+    """Build a SAPHN that has more than another, and gives the same output.
+
+    Args:
+        network: What to start from.
+        changes: Fields of its configuration: `skips`, `filter_basis`, `encoder_blocks`, `decoder_blocks`.
+
+    Raises:
+        UsageError: If it cannot become that by growing.
+    """
+    config = asdict(network.config)
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}  # JSON knows no tuples
+    changes = {k: v for k, v in changes.items() if k not in config or config[k] != v}
+    if not changes:
+        return network
+    cannot = UsageError(
+        f"{network.name!r} of init cannot become one with {changes}: only skips=true, more blocks, and a filter_basis"
+        " where there is none can be added to a trained saphn"
+    )
+    more = {"skips", "filter_basis", "encoder_blocks", "decoder_blocks"} & config.keys()
+    if not changes.keys() <= more or any(config[field] > value for field, value in changes.items()):
+        raise cannot
+    grown = create_model(network.name, **config | changes)
+    weights, old = grown.state_dict(), network.state_dict()
+    for name, weight in weights.items():
+        if name not in old:
+            if ".skips." in name or ".conv2." in name:  # all else that is new begins at zero, or before one that does
+                weight.zero_()
+        elif weight.shape == old[name].shape:
+            weight.copy_(old[name])
+        elif ".last." in name and not config["filter_basis"]:
+            weight.copy_(torch.cat([torch.zeros_like(weight[: len(weight) - len(old[name])]), old[name]]))
+        else:
+            raise cannot
+    return grown
