@@ -58,7 +58,8 @@ def main() -> None:
 def sample_photos() -> Iterator[np.ndarray]:
     """The photographs among the pictures that scikit-image brings along, (H, W, 3) uint8."""
     for name in ("astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "page", "rocket"):
-        yield np.ascontiguousarray(gray2rgb(getattr(skimage.data, name)()))
+        picture = getattr(skimage.data, name)()
+        yield gray2rgb(picture) if picture.ndim == 2 else picture
 
 
 if __name__ == "__main__":

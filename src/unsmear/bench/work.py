@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.cost import module_macs
+from unsmear.models.blind_deconvolution import BlindDeconvolution, FirstLook
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
 
@@ -19,6 +20,7 @@ _KINDS: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
     PixelDependentFilter: "filter",
     Attention: "attention",
+    BlindDeconvolution: "blind deconvolution",
 }
 
 
@@ -54,8 +56,9 @@ def count_work(
     def count(kind: str, module: nn.Module, inputs: tuple[Any, ...], made: Tensor) -> None:
         macs[kind] += module_macs(module, inputs, made)
 
-    def move(kind: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], made: Tensor) -> None:
-        tensors = (t for t in (*inputs, *named.values(), *module.parameters(), made) if isinstance(t, Tensor))
+    def move(kind: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+        outputs = (*made[:2], *made.features) if isinstance(made, FirstLook) else (made,)
+        tensors = (t for t in (*inputs, *named.values(), *module.parameters(), *outputs) if isinstance(t, Tensor))
         traffic[kind] += sum(tensor.nbytes for tensor in {id(t): t for t in tensors}.values())
 
     twin = copy.deepcopy(network).to("meta", dtype)

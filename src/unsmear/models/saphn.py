@@ -277,11 +277,13 @@ class SAPHN(Network):
     def peak_bytes_per_pixel(self) -> float:
         """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
 
-        By `unsmear bench`, which measures it in a fresh process, 980 to 1110 for `saphn` and 370 to 400 for `saphn-s`
-        at 1280 x 720. What is told is about nine feature maps of the finest scale and a kernel map, beside the
-        estimates: two or three of them are room for what the allocator keeps.
+        By `unsmear bench`, which measures it in a fresh process, 980 to 1110 for `saphn` and 560 for `saphn-s` at
+        1280 x 720. What is told is about nine feature maps of the finest scale and a kernel map, beside the
+        estimates: two or three of them are room for what the allocator keeps. A filter basis adds three times its
+        responses.
         """
-        return 4 * (9 * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2 + 80
+        features = 4 * (9 * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2
+        return features + 12 * self.config.filter_basis + 80
 
     def forward(self, x: Tensor) -> Tensor:
         """Deblur `x` (B, 3, H, W), values in [0, 1]; returns the same shape, not clamped."""
