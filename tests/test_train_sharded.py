@@ -14,7 +14,7 @@ if not torch.distributed.is_available():
     pytest.skip("this PyTorch knows no distributed training", allow_module_level=True)
 
 from accelerate import Accelerator, DistributedType
-from test_train import TINY, assert_same_weights, source
+from test_train import PLAIN, assert_same_weights, source
 
 from unsmear import create_model, load_model
 from unsmear.errors import UsageError
@@ -61,12 +61,12 @@ def validations(run):
 def check_equal(out, name):
     whole, cut = out / f"{name}-whole", out / f"{name}-cut"
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-5, nan_ok=True)
-    assert len(losses(cut)) == TINY.steps
+    assert len(losses(cut)) == PLAIN.steps
     expected, actual = average(whole), average(cut)
-    assert int(actual["n_averaged"]) == TINY.steps - 1  # one step was not finite
+    assert int(actual["n_averaged"]) == PLAIN.steps - 1  # one step was not finite
     torch.testing.assert_close(actual, expected, rtol=0, atol=ROUNDING.get(name, 1e-4))
-    torch.manual_seed(TINY.seed)
-    start = create_model(TINY.model, **TINY.overrides).state_dict()
+    torch.manual_seed(PLAIN.seed)
+    start = create_model(PLAIN.model, **PLAIN.overrides).state_dict()
     network = load_model(cut / "weights.safetensors").requires_grad_(False)
     moved = max(float((weight - start[key]).abs().max()) for key, weight in network.named_parameters())
     assert moved > 3e-3
@@ -75,7 +75,7 @@ def check_equal(out, name):
 
 
 def check_resumed(out, name):
-    assert len(losses(out / name)) < TINY.steps
+    assert len(losses(out / name)) < PLAIN.steps
     assert_same_weights(out / name, out / "muon-cut")
     torch.testing.assert_close(average(out / name), average(out / "muon-cut"), rtol=0, atol=0)
 
@@ -101,7 +101,7 @@ def test_pieces_are_pieces(runs):
     pieces = [sorted(p.name for p in (checkpoint / f"optimizer_{i}").glob("*.distcp")) for i in range(2)]
     assert pieces == [["__0_0.distcp", "__1_0.distcp"]] * 2
     with pytest.raises(UsageError, match="was written with FSDP; resume it the same way"):
-        train(TINY, source(), runs / "muon-cut", resume=True)
+        train(PLAIN, source(), runs / "muon-cut", resume=True)
 
 
 @pytest.mark.slow
@@ -126,4 +126,4 @@ def test_other_kinds_of_sharding_are_refused(tmp_path, monkeypatch, kind, messag
     monkeypatch.setattr(Accelerator, "distributed_type", kind)
     monkeypatch.setattr(Accelerator, "is_fsdp2", False)
     with pytest.raises(UsageError, match=message):
-        train(TINY, source(), tmp_path)
+        train(PLAIN, source(), tmp_path)

@@ -17,7 +17,7 @@ import accelerate.optimizer
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
-from test_train import TINY, source
+from test_train import PLAIN, source
 
 from unsmear.data.batches import RealPairs
 from unsmear.train.loop import train
@@ -66,13 +66,13 @@ def main(out, names):
     pictures = [np.random.default_rng(1).integers(0, 256, (40, 48, 3), np.uint8)]
     blocks = {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "ResidualBlock"}
     both = {
-        "muon": (TINY, {}),
-        "adamw": (replace(TINY, optimizer="adamw"), {}),
-        "adam": (replace(TINY, optimizer="adam", loss="mse", lower_weight=0.1, clip=0.0), {}),
-        "bf16": (replace(TINY, precision="bf16"), {}),
-        "blocks": (replace(TINY, checkpoint_activations=True), {"launched": blocks}),
-        "finetuned": (replace(TINY, init=str(out / "muon-whole" / "weights.safetensors")), {}),
-        "validated": (replace(TINY, validate_every=4), {"validation": Validation(pictures)}),
+        "muon": (PLAIN, {}),
+        "adamw": (replace(PLAIN, optimizer="adamw"), {}),
+        "adam": (replace(PLAIN, optimizer="adam", loss="mse", lower_weight=0.1, clip=0.0), {}),
+        "bf16": (replace(PLAIN, precision="bf16"), {}),
+        "blocks": (replace(PLAIN, checkpoint_activations=True), {"launched": blocks}),
+        "finetuned": (replace(PLAIN, init=str(out / "muon-whole" / "weights.safetensors")), {}),
+        "validated": (replace(PLAIN, validate_every=4), {"validation": Validation(pictures)}),
     }
     for name in names:
         if name in both:
@@ -83,7 +83,7 @@ def main(out, names):
             launched = {"FSDP_STATE_DICT_TYPE": name}
             for resume in (False, True):
                 minutes = None if resume else 0
-                run(out / name, TINY, cut=True, launched=launched, minutes=minutes, resume=resume)
+                run(out / name, PLAIN, cut=True, launched=launched, minutes=minutes, resume=resume)
 
 
 if __name__ == "__main__":

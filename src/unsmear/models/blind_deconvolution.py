@@ -70,7 +70,7 @@ class BlindDeconvolution(nn.Module):
             seen = self.log_spectrum(luma)
         seen = self.read(seen.to(self.mix.weight.dtype))
         weights = functional.interpolate(self.mix(seen), size=responses.shape[3:], mode="bilinear")
-        return FirstLook(responses, weights, [tell(seen) for tell in self.tell])
+        return FirstLook(responses.to(weights.dtype), weights, [tell(seen) for tell in self.tell])
 
     def filter_folded(self, luma: Tensor) -> Tensor:
         """Correlate (B, 1, H, W) with every filter, pixel blocks folded: (B, fold * fold, count, H / fold, W / fold).
