@@ -44,7 +44,7 @@ def main() -> None:
     sheet = Image.new("RGB", (2 * width + 3 * GAP, len(rows) // 2 * height), "white")
     for i, row in enumerate(rows):
         sheet.paste(row, (i % 2 * (width + 3 * GAP), i // 2 * height))
-    sheet.save(args.out, quality=75)
+    sheet.save(args.out, quality=88)
 
 
 def gain(blurred: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> float:
