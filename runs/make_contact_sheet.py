@@ -14,10 +14,9 @@ from PIL import Image, ImageDraw
 
 from unsmear import Deblurrer
 from unsmear.data.store import list_pictures, read_picture
-from unsmear.train.validation import blurred_pair, psnr
+from unsmear.train.validation import STRENGTHS, blurred_pair, psnr
 
 SIDE, ZOOM, GAP, TITLE = 160, 2, 6, 18  # pixels
-STRENGTHS = ("mild", "medium", "strong")
 
 
 def main() -> None:

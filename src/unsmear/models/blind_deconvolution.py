@@ -36,7 +36,7 @@ class FirstLook(NamedTuple):
 
 
 class BlindDeconvolution(nn.Module):
-    """Tells every level of a network about the blur, and turns its mixing weights into a correction.
+    """Tells every level of a network about the blur, and what the filters would make of the picture.
 
     Args:
         count: Filters of the basis.
