@@ -13,5 +13,9 @@ def awake(network, seed=0):
 
 
 def picture(network, batch=1, rows=2, columns=3, seed=0):
+    """Noise of a few of the network's multiples; with rows=None as small as gives every parameter a gradient."""
     m = network.size_multiple
+    if rows is None:
+        blind = getattr(network, "blind", None)  # which looks for long motion in large pictures only
+        rows, columns = (384 // m, 384 // m) if blind is not None else (1, 2)
     return torch.rand(batch, 3, m * rows, m * columns, generator=torch.Generator().manual_seed(seed))

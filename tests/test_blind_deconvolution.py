@@ -1,5 +1,7 @@
 """Spectra that tell the blur, and filters that undo it."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,12 @@ from scipy import ndimage
 
 from unsmear import create_model
 from unsmear.errors import UsageError
-from unsmear.models.blind_deconvolution import BlindDeconvolution, filter_basis, mix_filters, oriented_bands
+from unsmear.models.blind_deconvolution import WINDOW, BlindDeconvolution, filter_basis, log_spectra, mix_filters
 
 
 @pytest.fixture(scope="module")
 def module():
-    return BlindDeconvolution(24, [8], scale=8, fold=2)
+    return BlindDeconvolution(24, [8], scale=8, fold=2).eval()
 
 
 def scene(size=96):
@@ -29,7 +31,6 @@ def smeared(x, length, axis):
 
 def test_filters_keep_the_mean_brightness():
     assert filter_basis(32).sum((1, 2)).abs().max() < 1e-2
-    assert oriented_bands().sum((1, 2)).abs().max() < 1e-4
 
 
 def test_only_so_many_filters_exist():
@@ -62,37 +63,112 @@ def test_every_pixel_has_its_own_mixture():
 
 @pytest.mark.parametrize("fold", [1, 2, 4, 8])
 def test_responses_are_correlations_of_luma(fold):
-    module = BlindDeconvolution(24, [8], scale=8, fold=fold)
+    module = BlindDeconvolution(24, [8], scale=8, fold=fold).eval()
     x = torch.rand(1, 3, 32, 48)
     luma = np.tensordot([0.299, 0.587, 0.114], x[0].numpy(), 1)
     responses = module(x).responses[0].transpose(0, 1)  # of each filter, all pixels of a block
     found = torch.nn.functional.pixel_shuffle(responses, fold)[:, 0]
     for k in (0, 7, 23):
-        expected = ndimage.correlate(luma, module.filters[k, 0].numpy(), mode="nearest")
+        expected = ndimage.correlate(luma, module.near.filters[k].numpy(), mode="nearest")
         np.testing.assert_allclose(found[k], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("direction", range(8))
-def test_a_grating_stands_out_in_its_band(module, direction):
-    angle = np.pi * direction / 8
+def by_frequency(spectra):
+    """Both halves of log_spectra as (2, 32, 17, h, w): around places, and of the whole picture."""
+    return spectra[0].unflatten(0, (2, WINDOW, WINDOW // 2 + 1))
+
+
+def test_spectra_are_those_of_welch():
+    rows, columns = 3, 14
+    x = np.random.default_rng(1).random((16 * (rows + 1), 16 * (columns + 1))).astype(np.float32)
+    fade = np.outer(*[np.hanning(33)[:32]] * 2)
+    power = {}
+    for i, j in np.ndindex(rows, columns):
+        window = x[16 * i : 16 * i + 32, 16 * j : 16 * j + 32]
+        power[i, j] = np.abs(np.fft.rfft2((window - window.mean()) * fade)) ** 2 / (fade**2).sum()
+    row, column = np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)
+    ordinary = np.log(2e-5 / (row**2 + column**2 + 1e-3) + 1e-6)
+
+    around, whole = by_frequency(log_spectra(torch.from_numpy(x)[None, None])).numpy()
+    assert around.shape == (32, 17, rows, columns)
+    expected = (np.log(np.mean(list(power.values()), 0) + 1e-6) - ordinary) / 2
+    np.testing.assert_allclose(whole[:, :, 0, 0], expected, atol=1e-4)
+    assert (whole == whole[:, :, :1, :1]).all()
+    for i, j in power:  # eleven windows along each side, fewer at the border
+        near = [p for (y, x), p in power.items() if abs(y - i) <= 5 and abs(x - j) <= 5]
+        expected = (np.log(np.mean(near, 0) + 1e-6) - ordinary) / 2
+        np.testing.assert_allclose(around[:, :, i, j], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("across", "along"), [(5, 0), (0, 5), (4, 3)])
+def test_a_grating_stands_out_at_its_frequency(across, along):
     row, column = np.mgrid[:96, :96]
-    wave = np.sin(2 * np.pi * 0.16 * (column * np.cos(angle) + row * np.sin(angle)))  # cycles a pixel
-    luma = torch.from_numpy(0.5 + 0.4 * wave).float()[None, None]
-    spectrum = module.log_spectrum(luma)[0, :-1, 6, 6].reshape(7, 8)
-    assert divmod(int(spectrum.argmax()), 8) == (3, direction)
+    wave = np.sin(2 * np.pi * (column * across + row * along) / 32)
+    spectra = log_spectra(torch.from_numpy(0.5 + 0.4 * wave).float()[None, None])
+    for half in by_frequency(spectra)[..., 2, 2]:
+        assert divmod(int(half.argmax()), 17) == (along, across)
 
 
-def test_the_spectrum_tells_the_direction_of_motion(module):
+def test_the_spectrum_tells_the_motion():
     sharp = scene()[:, :1]
-    along_rows, along_columns = (module.log_spectrum(smeared(sharp, 5, axis)).mean((0, 2, 3)) for axis in (3, 2))
-    horizontal, vertical = 8 * 3, 8 * 3 + 4  # of 0.16 cycles a pixel
-    assert along_rows[horizontal] < along_rows[vertical] - 1
-    assert along_columns[vertical] < along_columns[horizontal] - 1
+    zero = 8  # of 4 pixels' motion, in 32nds of a cycle
+    for around in (0, 1):
+        rows, columns = (by_frequency(log_spectra(smeared(sharp, 4, axis)))[around].mean((2, 3)) for axis in (3, 2))
+        assert rows[1:16, zero].mean() < columns[1:16, zero].mean() - 1
+        assert columns[zero, 1:].mean() < rows[zero, 1:].mean() - 1
 
 
-def test_any_size_and_batch(module):
-    x = torch.rand(2, 3, 16, 24)
-    look = module(x)
-    assert look.responses.shape == (2, 4, 24, 8, 12)
-    assert look.weights.shape == (2, 24, 8, 12)
-    assert [f.shape for f in look.features] == [(2, 8, 2, 3)]
+def test_a_flat_picture_has_a_spectrum():
+    assert log_spectra(torch.full((1, 1, 48, 48), 0.3)).isfinite().all()
+
+
+def test_the_first_estimate_is_what_the_first_mixture_gives():
+    network = create_model("saphn-s").eval()
+    x = torch.rand(1, 3, 32, 48)
+    assert torch.equal(network(x), x)  # as every network starts
+    torch.nn.init.normal_(network.blind.near.mix.bias, std=0.1)
+    with torch.no_grad():
+        look = network.blind(x)
+        torch.testing.assert_close(network(x), x + torch.nn.functional.pixel_shuffle(look.correction, 2))
+
+
+def test_long_motion_comes_first_at_a_quarter_of_the_size(module):
+    module = copy.deepcopy(module)
+    torch.nn.init.normal_(module.far.mix.bias, std=1.0)  # so much that it is trusted
+    torch.nn.init.normal_(module.near.mix.bias, std=0.1)
+
+    def mixed(picture, part):
+        kernel = np.tensordot(part.mix.bias.detach().numpy(), part.filters.numpy(), 1)
+        return torch.from_numpy(ndimage.correlate(picture[0, 0].numpy(), kernel, mode="nearest"))[None, None]
+
+    luma = scene(400)[:, :1]
+    small = mixed(torch.nn.functional.avg_pool2d(luma, 4), module.far)
+    far = torch.nn.functional.interpolate(small, scale_factor=4, mode="bicubic")
+    with torch.no_grad():
+        correction = torch.nn.functional.pixel_shuffle(module(luma.expand(1, 3, -1, -1)).correction, 2)
+        torch.testing.assert_close(correction, far + mixed(luma + far, module.near), atol=1e-4, rtol=0)
+        luma = luma[..., :376]  # too small to tell
+        correction = torch.nn.functional.pixel_shuffle(module(luma.expand(1, 3, -1, -1)).correction, 2)
+        torch.testing.assert_close(correction, mixed(luma, module.near), atol=1e-4, rtol=0)
+
+
+def test_slight_changes_against_long_motion_are_left_out(module):
+    module = copy.deepcopy(module)
+    luma = scene(400)
+    sizes = []
+    with torch.no_grad():
+        for bias in (1e-4, 1e-2, 1.0):
+            module.far.mix.bias.fill_(bias)
+            sizes.append(float(module(luma).correction.abs().max()) / bias)
+    assert sizes[0] == 0
+    assert sizes[1] <= sizes[2]
+    assert sizes[2] > 0
+
+
+@pytest.mark.parametrize("size", [(16, 24), (32, 32), (48, 104), (384, 392)])
+def test_any_size_and_batch(module, size):
+    height, width = size
+    look = module(torch.rand(2, 3, height, width))
+    assert look.responses.shape == (2, 4, 24, height // 2, width // 2)
+    assert look.correction.shape == (2, 4, height // 2, width // 2)
+    assert [f.shape for f in look.features] == [(2, 8, height // 8, width // 8)]

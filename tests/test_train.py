@@ -123,6 +123,25 @@ def test_a_network_does_not_grow_into_another():
             grow(small, changes)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_frozen_weights_stay(tmp_path, optimizer):
+    config = replace(TINY, optimizer=optimizer, frozen=("encoders.0.", "decoders.0.last.bias"))
+    train(config, source(), tmp_path)
+    torch.manual_seed(config.seed)
+    begun = create_model(config.model, **config.overrides).state_dict()
+    for name, weight in weights(tmp_path).items():
+        if name.startswith(config.frozen):
+            assert torch.equal(weight, begun[name].half())  # as files hold weights
+    assert not torch.equal(weights(tmp_path)["decoders.0.last.weight"], begun["decoders.0.last.weight"])
+
+
+def test_only_what_there_is_can_be_frozen(tmp_path):
+    with pytest.raises(UsageError, match=r"has no weights called blnid\.\.\."):
+        train(replace(TINY, frozen=("blnid.",)), source(), tmp_path)
+    with pytest.raises(UsageError, match="nothing is left to train"):
+        train(replace(TINY, frozen=("",)), source(), tmp_path)
+
+
 def test_losses_equal_their_definitions():
     x, y = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     differences = (x - y).flatten().tolist()

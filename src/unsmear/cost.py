@@ -1,11 +1,12 @@
 """How much work a network is: multiply-accumulates, counted layer by layer, the paper's operators included."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unsmear.models.blind_deconvolution import BlindDeconvolution
+from unsmear.models.blind_deconvolution import FAR, WINDOW, BlindDeconvolution
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
 
@@ -27,7 +28,7 @@ def count_macs(network: Network, height: int, width: int) -> int:
         nonlocal total
         total += module_macs(module, inputs, output)
 
-    twin = type(network)(network.config, network.name).to("meta")
+    twin = type(network)(network.config, network.name).eval().to("meta")
     for module in twin.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
@@ -57,8 +58,10 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> i
         making = output[:, 0].numel() * module.generate.weight.numel()  # of the kernels
         taps = module.weight[0, 0].numel()
         return making + output.numel() * module.weight[0].numel() + inputs[0].numel() * taps
-    if isinstance(module, BlindDeconvolution):  # filters, their mixture at every level, and bands
+    if isinstance(module, BlindDeconvolution):  # filters, spectra and mixture at both sizes, and mixtures of levels
         pixels = inputs[0][:, 0].numel()
-        mixing = len(module.tell) * len(module.filters)
-        return pixels * (module.filters.numel() + mixing) + pixels // module.stride**2 * module.bands.numel()
+        sizes = pixels + (pixels // FAR**2 if module.looks_far(*inputs[0].shape[2:]) else 0)
+        transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
+        mixing = len(module.near.filters)
+        return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing
     return 0

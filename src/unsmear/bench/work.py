@@ -57,11 +57,11 @@ def count_work(
         macs[kind] += module_macs(module, inputs, made)
 
     def move(kind: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
-        outputs = (*made[:2], *made.features) if isinstance(made, FirstLook) else (made,)
+        outputs = (made.correction, made.responses, *made.features) if isinstance(made, FirstLook) else (made,)
         tensors = (t for t in (*inputs, *named.values(), *module.parameters(), *outputs) if isinstance(t, Tensor))
         traffic[kind] += sum(tensor.nbytes for tensor in {id(t): t for t in tensors}.values())
 
-    twin = copy.deepcopy(network).to("meta", dtype)
+    twin = copy.deepcopy(network).eval().to("meta", dtype)
     for kind, part in parts(twin):
         part.register_forward_hook(partial(move, kind), with_kwargs=True)
         for module in part.modules():

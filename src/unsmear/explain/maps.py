@@ -21,7 +21,8 @@ class Explanation:
 
     Attributes:
         output: The restored picture, (B, 3, H, W).
-        residuals: What each level adds to the picture it is given, lowest level first, (B, 3, H, W) each.
+        residuals: What each level adds to the picture it is given, lowest level first, (B, 3, H, W) each; with a filter
+            basis what the blind deconvolution adds before them all.
         gather: Where each descriptor is gathered from (Q of Eq. 1), (B, N, h, w), every map of a patch sums to 1.
         distribute: Which descriptors each pixel takes (P of Eq. 5), (B, N, h, w), every pixel sums to 1.
         kernels: The factors of each pixel's filter taps (K of Eq. 7), (B, k * k, h, w); 1 is an ordinary convolution.

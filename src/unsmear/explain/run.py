@@ -68,9 +68,13 @@ def explain_picture(
     inside: list[Section] = []
     if isinstance(network, SAPHN):
         told, inside = look_inside(network, x, panels.to_bytes(picture), block)
-        output, levels = told.output, len(told.residuals)
-        parts = {f"Level {levels - i}": r for i, r in enumerate(told.residuals)}
+        output, levels = told.output, network.config.levels
+        names = [f"Level {level}" for level in range(levels, 0, -1)]
         text = f"Level {levels} works on the smallest patches and comes first, level 1 on the whole picture and last."
+        if network.blind is not None:
+            names.insert(0, "Filters")
+            text += " Before them all, fixed filters are mixed by what the spectrum tells."
+        parts = dict(zip(names, told.residuals, strict=True))
     else:
         with torch.no_grad():
             estimates = network.estimates(x)

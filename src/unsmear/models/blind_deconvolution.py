@@ -1,9 +1,10 @@
 """Classical blind deconvolution, for a network to start from: spectra that tell the blur, and filters that undo it.
 
-Blur thins out the spectrum of a picture along its motion, and a Wiener filter made for that blur undoes it. What
-learning finds hard is to see which: so the network is given the spectrum around every pixel, and a few fixed filters
-whose sums, mixed at every pixel, come near the Wiener filters of small motions. The paper has neither; with
-`filter_basis=0` a network has neither.
+Blur thins out the spectrum of a picture along its motion, with zeros where the length of the path says, and a Wiener
+filter made for that blur undoes it. So the power spectrum around every pixel and that of the whole picture tell what
+to mix a few fixed filters with, whose sums come near the Wiener filters of small motions; first at a quarter of the
+size, where long motions are small ones, and then at full size. The levels of the network begin with the picture that
+this gives, and hear what the spectra tell. The paper has nothing of it; with `filter_basis=0` a network has neither.
 """
 
 from pathlib import Path
@@ -17,60 +18,119 @@ from torch.nn import functional
 from unsmear.ops.dispatch import no_autocast
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
-_WINDOW = 44  # pixels: where the spectrum of a pixel is measured
-_HIDDEN = 128
+WINDOW = 32  # pixels: side of the windows whose spectra are averaged; they overlap by half
+_AROUND = 11  # windows along each side around a place: 192 pixels
+_BINS = WINDOW * (WINDOW // 2 + 1)
+_NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
+FAR, _ENOUGH = 4, 96  # how much smaller long motion is looked for, and from which side of the smaller picture on
+_TRUSTED = 0.2, 0.35  # root mean square of the change against long motion, to that of detail
+_HIDDEN = 256
 
 
 class FirstLook(NamedTuple):
     """What the blurred picture alone tells.
 
     Attributes:
-        responses: What the filters make of its luma, (B, fold * fold, count, h, w).
-        weights: What to mix them with at first, (B, count, h, w).
+        correction: What to add to every color of the picture at first, pixel blocks folded, (B, fold * fold, h, w).
+        responses: What the filters make of its luma without long motion, (B, fold * fold, count, h, w).
         features: For the coarsest scale of every level, level 1 first.
     """
 
+    correction: Tensor
     responses: Tensor
-    weights: Tensor
     features: list[Tensor]
 
 
 class BlindDeconvolution(nn.Module):
-    """Tells every level of a network about the blur, and what the filters would make of the picture.
+    """Makes a first estimate, and tells every level of a network about the blur.
 
     Args:
         count: Filters of the basis.
         widths: Channels of each level at its coarsest scale, level 1 first.
-        scale: Pixels of the picture to one of the coarsest scale, at least 2.
+        scale: Pixels of the picture to one of the coarsest scale.
         fold: Side of the pixel blocks that the levels' pictures have folded into channels.
     """
 
-    filters: Tensor
-    bands: Tensor
-
     def __init__(self, count: int, widths: list[int], scale: int, fold: int) -> None:
         super().__init__()
-        self.stride, self.fold = scale // 2, fold
-        self.register_buffer("filters", filter_basis(count)[:, None])
-        self.register_buffer("bands", oriented_bands()[:, None])
-        self.read = nn.Sequential(
-            nn.Conv2d(1 + len(self.bands), _HIDDEN, 1), nn.ReLU(), nn.Conv2d(_HIDDEN, _HIDDEN, 1), nn.ReLU()
-        )
+        self.scale, self.fold = scale, fold
+        self.far = SpectralDeconvolution(count)
+        self.near = SpectralDeconvolution(count, fold)
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN, width, 1) for width in widths)
-        self.mix = nn.Conv2d(_HIDDEN, count, 1)
-        for parameter in (*self.tell.parameters(), *self.mix.parameters()):
-            nn.init.zeros_(parameter)  # the network starts as if none of this were there
+        for parameter in self.tell.parameters():
+            nn.init.zeros_(parameter)  # the network starts as if it were told nothing
 
     def forward(self, x: Tensor) -> FirstLook:
         """Look at the blurred picture (B, 3, H, W), values in [0, 1]."""
-        with no_autocast(x.device):  # spectra span many orders of magnitude
+        with no_autocast(x.device):
             red, green, blue = x.float().split(1, 1)
             luma = 0.299 * red + 0.587 * green + 0.114 * blue  # Rec. 601, over encoded values
+        far = self._undo_far(luma)
+        luma = luma + far
+        mixed, responses, seen = self.near(luma)
+        coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
+        features = [functional.interpolate(tell(seen), size=coarsest, mode="bilinear") for tell in self.tell]
+        return FirstLook(functional.pixel_unshuffle(far, self.fold) + mixed, responses, features)
+
+    def _undo_far(self, luma: Tensor) -> Tensor:
+        """What to add to (B, 1, H, W) against long motion, which is short at a quarter of the size."""
+        enough = self.looks_far(*luma.shape[2:])
+        if not enough and not self.training:
+            return torch.zeros_like(luma)
+        small = functional.avg_pool2d(luma, FAR)
+        mixed, _, _ = self.far(small)
+        if not enough:
+            mixed = 0 * mixed  # several processes train together only if every weight has a gradient
+        elif not self.training:  # where it could never begin
+            mixed = mixed * _trust(mixed, small)
+        return functional.interpolate(mixed.float(), scale_factor=FAR, mode="bicubic")
+
+    @staticmethod
+    def looks_far(height: int, width: int) -> bool:
+        """Whether a picture is large enough for long motion to be told."""
+        return min(height, width) >= FAR * _ENOUGH
+
+
+class SpectralDeconvolution(nn.Module):
+    """Reads from the spectrum what to mix the filters with, at every place.
+
+    Args:
+        count: Filters of the basis.
+        fold: Side of the pixel blocks to work on.
+    """
+
+    filters: Tensor
+
+    def __init__(self, count: int, fold: int = 1) -> None:
+        super().__init__()
+        self.fold = fold
+        self.register_buffer("filters", filter_basis(count))
+        self.read = nn.Sequential(
+            nn.Conv2d(2 * _BINS, _HIDDEN, 1),
+            nn.GELU(),
+            nn.Conv2d(_HIDDEN, _HIDDEN, 1),
+            nn.GELU(),
+            nn.Conv2d(_HIDDEN, _HIDDEN, 1),
+            nn.GELU(),
+        )
+        self.mix = nn.Conv2d(_HIDDEN, count, 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+
+    def forward(self, luma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find what to add to (B, 1, H, W), float32.
+
+        Returns:
+            That, pixel blocks folded, (B, fold * fold, h, w); the responses of the filters, (B, fold * fold, count, h,
+            w); and what was read from the spectra, (B, channels, one place every 16 pixels).
+        """
+        with no_autocast(luma.device):  # spectra span many orders of magnitude
             responses = self.filter_folded(luma)
-            seen = self.log_spectrum(luma)
-        seen = self.read(seen.to(self.mix.weight.dtype))
+            spectra = log_spectra(luma)
+        seen = self.read(spectra.to(self.mix.weight.dtype))
         weights = functional.interpolate(self.mix(seen), size=responses.shape[3:], mode="bilinear")
-        return FirstLook(responses.to(weights.dtype), weights, [tell(seen) for tell in self.tell])
+        responses = responses.to(weights.dtype)
+        return mix_filters(weights, responses), responses, seen
 
     def filter_folded(self, luma: Tensor) -> Tensor:
         """Correlate (B, 1, H, W) with every filter, pixel blocks folded: (B, fold * fold, count, H / fold, W / fold).
@@ -78,7 +138,7 @@ class BlindDeconvolution(nn.Module):
         The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
         """
         fold, margin = self.fold, self.filters.shape[-1] // 2
-        filters = self.filters.float()
+        filters = self.filters.float()[:, None]
         moved = [
             functional.pad(filters, (right, fold - 1 - right, down, fold - 1 - down))
             for down in range(fold)
@@ -89,23 +149,47 @@ class BlindDeconvolution(nn.Module):
         responses = functional.conv2d(blocks, functional.pixel_unshuffle(torch.cat(moved), fold))
         return responses.unflatten(1, (fold**2, -1))
 
-    def log_spectrum(self, luma: Tensor) -> Tensor:
-        """Logarithms of the energy in every band around a pixel, less their mean, and that mean.
 
-        Args:
-            luma: (B, 1, H, W), values in [0, 1].
+def _trust(change: Tensor, luma: Tensor) -> Tensor:
+    """How far to trust a change of (B, 1, h, w), in [0, 1]: (B, 1, 1, 1).
 
-        Returns:
-            (B, bands + 1, H / scale, W / scale), about zero.
-        """
-        margin = self.bands.shape[-1] // 2
-        around = functional.pad(luma, [margin] * 4, mode="replicate")
-        energy = functional.conv2d(around, self.bands.float(), stride=self.stride).square()
-        window = _WINDOW // self.stride | 1
-        energy = functional.avg_pool2d(energy, window, stride=2, padding=window // 2, count_include_pad=False)
-        spectrum = (energy + 1e-6).log()
-        mean = spectrum.mean(1, keepdim=True)
-        return torch.cat([spectrum - mean, mean / 3 + 2], 1)
+    What undoes a long motion changes much of what there is in detail. Slight changes are as often wrong as right where
+    there is no long motion, and would harm pictures that are all but sharp.
+    """
+    detail = luma - functional.avg_pool2d(luma, 5, stride=1, padding=2, count_include_pad=False)
+    share = change.float().square().mean((1, 2, 3), keepdim=True) / (
+        detail.square().mean((1, 2, 3), keepdim=True) + 1e-9
+    )
+    none, all_of_it = _TRUSTED
+    return ((share - none**2) / (all_of_it**2 - none**2)).clamp(0, 1).to(change.dtype)
+
+
+def log_spectra(luma: Tensor) -> Tensor:
+    """Logarithms of the power spectrum around every place, and of that of the whole picture.
+
+    Welch's method: the mean over windows of what the Fourier transform makes of each (less its mean, and faded out by
+    a Hann window). Zeros of a blur's spectrum outlast the averaging, while most of what is in the picture does not.
+
+    Args:
+        luma: (B, 1, H, W), values in [0, 1].
+
+    Returns:
+        (B, 2 * 544, h, w), one place every 16 pixels, about zero for ordinary pictures. Each half has the 32 x 17
+        frequencies of a real picture, row after row.
+    """
+    missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
+    luma = functional.pad(luma, (0, missing[1], 0, missing[0]), mode="replicate")
+    windows = luma[:, 0].unfold(1, WINDOW, WINDOW // 2).unfold(2, WINDOW, WINDOW // 2)  # (B, h, w, 32, 32)
+    fade = torch.hann_window(WINDOW, device=luma.device)
+    fade = fade[:, None] * fade
+    power = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade).abs().square() / fade.square().sum()
+    power = power.flatten(3).permute(0, 3, 1, 2)
+    around = functional.avg_pool2d(power, _AROUND, stride=1, padding=_AROUND // 2, count_include_pad=False)
+    whole = power.mean((2, 3), keepdim=True).expand_as(around)
+    row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
+    ordinary = 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)  # power falls with the square of the frequency
+    ordinary = (ordinary + _NOISE).log().flatten()[:, None, None].repeat(2, 1, 1)
+    return ((torch.cat([around, whole], 1) + _NOISE).log() - ordinary) / 2
 
 
 def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
@@ -133,26 +217,3 @@ def filter_basis(count: int) -> Tensor:
     if not 1 <= count <= len(filters):
         raise ValueError(f"filter_basis must be 0 to {len(filters)}, not {count}")
     return torch.from_numpy(filters[:count].astype(np.float32))
-
-
-def oriented_bands(size: int = 15, angles: int = 8) -> Tensor:
-    """Filters (56, size, size) for seven bands of frequency, an octave wide, in eight directions.
-
-    Each has zero mean, and unit energy for pictures whose power falls with the square of the frequency.
-    """
-    grid = 64
-    row, column = np.meshgrid(np.fft.fftfreq(grid), np.fft.fftfreq(grid), indexing="ij")
-    frequency, angle = np.hypot(row, column) + 1e-9, np.arctan2(row, column)
-    window = np.outer(*[np.hanning(size + 2)[1:-1]] * 2)
-    begin = grid // 2 - size // 2
-    inside = slice(begin, begin + size)
-    filters = []
-    for center in (0.04, 0.07, 0.11, 0.16, 0.22, 0.3, 0.4):  # cycles a pixel
-        radial = frequency * np.exp(-8 * np.log(frequency / center) ** 2)
-        for direction in range(angles):
-            lobes = np.abs(np.cos(angle - np.pi * direction / angles)) ** 6
-            f = np.fft.fftshift(np.fft.ifft2(radial * lobes).real)[inside, inside] * window
-            f -= window * (f.sum() / window.sum())
-            power = np.abs(np.fft.fft2(f, (grid, grid))) ** 2
-            filters.append(f / np.sqrt((power / frequency**2)[frequency > 1e-3].sum() / grid**2))
-    return torch.from_numpy(np.array(filters, np.float32))

@@ -53,8 +53,8 @@ class SAPHNConfig:
         residual: Whether every level predicts the difference to its input.
         skips: Whether decoders add the encoder's features of their scale, each channel by a learned factor. In the
             paper only attention and the coarsest scale join the two.
-        filter_basis: Filters of `blind_deconvolution` that every level mixes at every pixel, beside what it
-            predicts; 0 for none, as in the paper.
+        filter_basis: Filters of `blind_deconvolution` that are mixed at every pixel, before the first level and by
+            every level beside what it predicts; 0 for none, as in the paper.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -94,8 +94,8 @@ class SAPHNConfig:
             raise ValueError(f"filters must be 'full' or 'depthwise', not {self.filters!r}")
         if self.merge not in ("attention", "add+attention"):
             raise ValueError(f"merge must be 'attention' or 'add+attention', not {self.merge!r}")
-        if self.filter_basis and not (self.residual and self.scale > 1 and self.unshuffle in (1, 2, 4, 8)):
-            raise ValueError("filter_basis needs residual=True, unshuffle 1, 2, 4 or 8, and a coarser scale")
+        if self.filter_basis and not (self.residual and self.unshuffle in (1, 2, 4, 8)):
+            raise ValueError("filter_basis needs residual=True and unshuffle 1, 2, 4 or 8")
         if self.merge == "add+attention" and self.lower_widths not in (None, self.widths):
             raise ValueError("merge='add+attention' needs equal widths at all levels")
 
@@ -292,7 +292,8 @@ class SAPHN(Network):
     def estimates(self, x: Tensor) -> list[Tensor]:
         """The estimates of all levels (B, 3, H, W), lowest level first, the network's output last.
 
-        Training may supervise all of them; the difference of each to the one before is that level's residual.
+        With a filter basis, what the blind deconvolution gives comes before them. Training may supervise all of them;
+        the difference of each to the one before is that level's residual.
         """
         return [self._unfold(estimate) for estimate in self._estimates(x)]
 
@@ -302,9 +303,12 @@ class SAPHN(Network):
     def _estimates(self, x: Tensor) -> list[Tensor]:
         # The base model works on values around zero.
         estimate = blurred = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
+        estimates: list[Tensor] = []
         lower: Tensor | None = None
         first_look = None if self.blind is None else self.blind(x)
-        estimates = []
+        if first_look is not None:
+            estimate = blurred + first_look.correction.repeat(1, 3, 1, 1)  # the same for every color
+            estimates.append(estimate)
         for level in range(self.config.levels, 0, -1):
             features = self._encode(level, to_patches(estimate, level))
             if lower is not None:
@@ -320,10 +324,8 @@ class SAPHN(Network):
                 residual = stitch(residual, above)
             if first_look is not None:
                 weights, residual = residual.tensor_split([self.config.filter_basis], 1)
-                if level == self.config.levels:
-                    weights = weights + first_look.weights
                 mixed = mix_filters(weights, first_look.responses)
-                residual = residual + mixed.repeat(1, 3, 1, 1)  # the same for every color
+                residual = residual + mixed.repeat(1, 3, 1, 1)
             if self.config.residual:
                 estimate = estimate + residual
             elif level > 1:  # the base model: lower levels correct the blurred picture, level 1 makes the sharp one

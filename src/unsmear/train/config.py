@@ -20,6 +20,7 @@ class TrainConfig:
         overrides: Fields of the model's configuration to change; with `init` those by which its network is to grow
             (`unsmear.train.growth`).
         init: Weights to start from: a name with shipped weights or a file; None for fresh ones.
+        frozen: Beginnings of the names of weights to leave as they are, for instance "blind.".
         steps: Optimizer steps of the whole schedule.
         batch_size: Crops a step on each process.
         crop: Side of a crop, pixels, a multiple of what the network needs.
@@ -62,6 +63,7 @@ class TrainConfig:
     model: str = "saphn-s"
     overrides: dict[str, Any] = field(default_factory=dict)
     init: str | None = None
+    frozen: tuple[str, ...] = ()
     steps: int
     batch_size: int = 16
     crop: int = 64

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unsmear.data.batches import Batches, Source
-from unsmear.errors import TrainingError
+from unsmear.errors import TrainingError, UsageError
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.network import Network
 from unsmear.restore import Deblurrer
@@ -200,18 +200,29 @@ def train(
 
 def _start(config: TrainConfig) -> Network:
     if config.init is None:
-        return create_model(config.model, **config.overrides)
-    return grow(load_model(config.init), config.overrides)
+        network = create_model(config.model, **config.overrides)
+    else:
+        network = grow(load_model(config.init), config.overrides)
+    for beginning in config.frozen:
+        found = [weight for name, weight in network.named_parameters() if name.startswith(beginning)]
+        if not found:
+            raise UsageError(f"frozen: {network.name!r} has no weights called {beginning}...")
+        for weight in found:
+            weight.requires_grad_(False)
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise UsageError("frozen: nothing is left to train")
+    return network
 
 
 def make_optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of a run: one, or Muon beside AdamW."""
     rate, decay = config.learning_rate, config.weight_decay
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
     if config.optimizer == "adam":
-        return [torch.optim.Adam(network.parameters(), lr=rate, betas=(config.momentum, 0.999), fused=True)]
-    matrices, others = split_parameters(network) if config.optimizer == "muon" else ([], network.parameters())
+        return [torch.optim.Adam(trained, lr=rate, betas=(config.momentum, 0.999), fused=True)]
+    matrices, others = split_parameters(network) if config.optimizer == "muon" else ([], trained)
     # Beside Muon, the first and last layers and the depthwise filters at the full rate make the loss jump.
-    group = {"params": list(others), "rate_share": 0.5 if matrices else 1.0}
+    group = {"params": others, "rate_share": 0.5 if matrices else 1.0}
     adamw = torch.optim.AdamW([group], lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
     return [Muon(matrices, lr=rate, weight_decay=decay), adamw] if matrices else [adamw]
 

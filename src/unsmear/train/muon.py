@@ -74,9 +74,11 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def split_parameters(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights for Muon, and those for AdamW: biases, small filters, and the layers that touch the picture."""
+    """Weights to train by Muon, and by AdamW: biases, small filters, and the layers that touch the picture."""
     matrices, others = [], []
     for name, weight in network.named_parameters():
+        if not weight.requires_grad:
+            continue
         at_the_ends = name.endswith((".down.0.weight", ".last.weight"))
         is_matrix = weight.ndim >= 2 and weight[0].numel() > 25 and not at_the_ends
         (matrices if is_matrix else others).append(weight)

@@ -1,0 +1,223 @@
+"""Train one of the two parts of the blind deconvolution of `saphn-s` alone, to begin the training of the network with.
+
+    python runs/train_blind_deconvolution.py PART --photos DIR --frames DIR --pool DIR --out FILE [--init FILE]
+
+PART is near (motion of up to 14 pixels, at full size) or far (of up to 60, at a quarter). The error of a sum of filters
+is a quadratic form of their weights: with the correlations of what the filters make of a crop and what is missing
+there, the gain of any mixture is known without its picture. So every blur is made once and seen turned and mirrored in
+six ways, its spectra and correlations are kept in --pool, and a step over 256 of them takes milliseconds. Photographs
+look alike at every size, so they are taken at several. A run draws --draw blurs beside those that lie in --pool; runs
+with other seeds may draw at the same time, with --steps 0. Every 20th file is held back, and its gain printed. --init
+gives the rest of the network, fresh weights by default.
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from unsmear.process import tune_process
+
+tune_process()  # before PyTorch is loaded
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unsmear.data.batches import VideoFrames, random_crop
+from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, BlurConfig, synthesize
+from unsmear.data.store import PictureStore, default_cache, list_pictures
+from unsmear.models import create_model, load_model, save_model
+from unsmear.models.blind_deconvolution import FAR, SpectralDeconvolution, log_spectra
+from unsmear.models.saphn import SAPHN
+
+MARGIN = 16  # pixels around a crop that may move in
+MIDDLE = 96  # pixels of a crop where the mixture is to fit
+WAYS = 6  # of the eight in which a square can lie
+SHARD = 250  # blurs in a file
+HELD = 20
+SMALL = 0.3  # share of samples for which what lies around is the whole picture
+RATE, BATCH, WEIGHT_DECAY, NOISE = 1.5e-3, 256, 0.02, 0.03  # of the training; noise on the spectra
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What a part is trained on.
+
+    Attributes:
+        side: Pixels of a crop.
+        sizes: Fractions of the photos' size that crops are taken at.
+        blur: Kinds of blur, and the share of each.
+        frames_size: Fraction of their size at which averaged frames are seen.
+        frames_share: Share of blurs that are averages of up to 13 frames.
+        rounded: Whether what is seen has 8 bits.
+        floor: Mean squared error that counts as none.
+    """
+
+    side: int
+    sizes: tuple[int, ...]
+    blur: tuple[tuple[BlurConfig, float], ...]
+    frames_size: int
+    frames_share: float
+    rounded: bool
+    floor: float
+
+
+def smaller_blur(config: BlurConfig) -> BlurConfig:
+    """What a kind of blur looks like at the size where long motion is looked for."""
+    return dataclasses.replace(
+        config,
+        extent=config.extent / FAR,
+        shot_noise=config.shot_noise / FAR**2,
+        read_noise=config.read_noise / FAR,
+        jpeg=0.0,
+        max_step=0.4,
+    )
+
+
+PARTS = {
+    "near": Part(256, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6),
+    # Small errors at this size are none at full size, so they count as none.
+    "far": Part(
+        160,
+        (2, 3, 4),
+        tuple((smaller_blur(config), share) for config, share in ((MILD, 3), (MEDIUM, 3), (STRONG, 4), (GOPRO, 4))),
+        FAR,
+        0.15,
+        False,
+        3e-5,
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--frames", type=Path, required=True, help="folder with consecutive frames of a video")
+    parser.add_argument("--pool", type=Path, required=True, help="folder for what is drawn")
+    parser.add_argument("--out", type=Path, required=True, help="weights file to write")
+    parser.add_argument("--init", help="weights of the network to begin with")
+    parser.add_argument("--draw", type=int, default=20000, help="blurs to draw")
+    parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    network = load_model(args.init) if args.init else create_model("saphn-s")
+    if not isinstance(network, SAPHN) or network.blind is None:
+        parser.error("--init must be a network with a filter basis")
+    module = network.blind.near if args.part == "near" else network.blind.far
+    args.pool.mkdir(parents=True, exist_ok=True)
+    draw(PARTS[args.part], module.filters[:, None], args)
+    if args.steps:
+        train(module, PARTS[args.part], args)
+        save_model(network, args.out)
+        print(f"wrote {args.out}")
+
+
+@torch.no_grad()
+def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
+    """Fill the pool: for every blur and way, spectra (2 * 544), and correlations of responses and what is missing."""
+    rng = torch.Generator().manual_seed(args.seed)
+    store = PictureStore(list_pictures(args.frames), default_cache(), print)
+    frames = VideoFrames(store, {args.frames.name: len(store)})
+    photos = [
+        [picture for picture in smaller(args.photos, size) if min(picture.shape[:2]) >= part.side + 2 * MARGIN]
+        for size in part.sizes
+    ]
+    shares = torch.tensor([share for _, share in part.blur])
+    for shard in range(math.ceil(args.draw / SHARD)):
+        file, begin = args.pool / f"{args.part}-{args.seed}-{shard}.pt", time.perf_counter()
+        samples = []
+        for _ in range(SHARD):
+            if torch.rand((), generator=rng) < part.frames_share:
+                pair = frames.draw(1, part.side * part.frames_size, 1.0, rng)
+                blurred, sharp = (functional.avg_pool2d(side, part.frames_size) for side in pair)
+            else:
+                pictures = photos[int(torch.randint(len(photos), (), generator=rng))]
+                picture = pictures[int(torch.randint(len(pictures), (), generator=rng))]
+                crop = random_crop(picture, part.side + 2 * MARGIN, rng)[None].float() / 255
+                config = part.blur[int(torch.multinomial(shares, 1, generator=rng))][0]
+                blurred, sharp = synthesize(crop, config, rng, margin=MARGIN)
+            if part.rounded:
+                blurred = blurred.mul(255).round().div(255)
+            samples += _samples(blurred, sharp, filters, rng)
+        torch.save([torch.stack(column) for column in zip(*samples, strict=True)], file)
+        print(f"{file}: {60 * SHARD / (time.perf_counter() - begin):.0f} blurs a minute", flush=True)
+
+
+def smaller(folder: Path, size: int) -> Iterable[np.ndarray]:
+    """The photos of a folder, (H, W, 3) uint8 each, at a fraction of their size."""
+    for photo in PictureStore(list_pictures(folder), default_cache(), print):
+        yield np.asarray(Image.fromarray(photo).reduce(size)) if size > 1 else photo
+
+
+def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
+    rec601 = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    blurred, sharp = ((picture * rec601).sum(1, keepdim=True) for picture in (blurred, sharp))
+    begin = (blurred.shape[-1] - MIDDLE) // 2
+    middle = slice(begin, begin + MIDDLE)
+    margin = filters.shape[-1] // 2
+    samples = []
+    for way in torch.randperm(8, generator=rng)[:WAYS].tolist():
+        luma, missing = (_turned(picture, way) for picture in (blurred, sharp - blurred))
+        responses = functional.conv2d(functional.pad(luma, [margin] * 4, mode="replicate"), filters)
+        r, m = responses[0, :, middle, middle].flatten(1), missing[0, 0, middle, middle].flatten()
+        spectra = log_spectra(luma)
+        place = spectra.shape[-1] // 2
+        samples.append([spectra[0, :, place, place].half(), *(t / len(m) for t in (r @ r.T, r @ m, m @ m))])
+    return samples
+
+
+def _turned(picture: Tensor, way: int) -> Tensor:
+    return (picture if way < 4 else picture.flip(3)).rot90(way % 4, (2, 3)).contiguous()
+
+
+def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -> None:
+    """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB."""
+    shards = [torch.load(file) for file in sorted(args.pool.glob(f"{args.part}-*.pt"))]
+    held = [torch.cat(column) for column in zip(*shards[::HELD], strict=True)]
+    pool = [torch.cat(column) for column in zip(*[s for i, s in enumerate(shards) if i % HELD], strict=True)]
+    print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
+    torch.manual_seed(args.seed)
+    parameters: list[nn.Parameter] = [*module.read.parameters(), *module.mix.parameters()]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=WEIGHT_DECAY)
+    for step in range(args.steps):
+        shape = math.cos(math.pi / 2 * step / args.steps) ** 2
+        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 100) * shape
+        picked = torch.randint(len(pool[0]), (BATCH,))
+        spectra, *correlations = (column[picked] for column in pool)
+        around, whole = (spectra.float() + NOISE * torch.randn(spectra.shape)).chunk(2, 1)
+        whole = torch.where(torch.rand(BATCH, 1) < SMALL, around, whole)
+        loss = -gain(module, part.floor, torch.cat([around, whole], 1), *correlations).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimizer.step()
+        if step % 1000 == 999:
+            with torch.no_grad():
+                unseen = gain(module, part.floor, held[0].float(), *held[1:]).mean()
+            print(f"step {step + 1}: training {-loss:+.3f} dB, held back {unseen:+.3f} dB", flush=True)
+
+
+def gain(module: SpectralDeconvolution, floor: float, spectra: Tensor, *correlations: Tensor) -> Tensor:
+    """What the mixtures gain, dB (B,).
+
+    Args:
+        module: What makes them.
+        floor: Mean squared error that counts as none.
+        spectra: At one place each, (B, 2 * 544).
+        correlations: Of the responses among each other (B, count, count) and with what is missing (B, count), and the
+            mean square of that (B,).
+    """
+    among, missing, error = correlations
+    weights = module.mix(module.read(spectra[:, :, None, None]))[:, :, 0, 0]
+    left = error - 2 * (weights * missing).sum(1) + torch.einsum("nk,nkl,nl->n", weights, among, weights)
+    return 10 * ((error + floor) / (left + floor)).log10()
+
+
+if __name__ == "__main__":
+    main()
