@@ -70,7 +70,8 @@ class BlindDeconvolution(nn.Module):
         mixed, responses, seen = self.near(luma)
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(seen), size=coarsest, mode="bilinear") for tell in self.tell]
-        return FirstLook(functional.pixel_unshuffle(far, self.fold) + mixed, responses, features)
+        correction = functional.pixel_unshuffle(far, self.fold) + mixed
+        return FirstLook(correction.to(x.dtype), responses, features)
 
     def _undo_far(self, luma: Tensor) -> Tensor:
         """What to add to (B, 1, H, W) against long motion, which is short at a quarter of the size."""
