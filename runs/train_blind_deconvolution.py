@@ -128,7 +128,7 @@ def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
         [picture for picture in smaller(args.photos, size) if min(picture.shape[:2]) >= part.side + 2 * MARGIN]
         for size in part.sizes
     ]
-    shares = torch.tensor([share for _, share in part.blur])
+    shares = torch.tensor([float(share) for _, share in part.blur])
     for shard in range(math.ceil(args.draw / SHARD)):
         file, begin = args.pool / f"{args.part}-{args.seed}-{shard}.pt", time.perf_counter()
         samples = []
@@ -179,6 +179,8 @@ def _turned(picture: Tensor, way: int) -> Tensor:
 def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -> None:
     """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB."""
     shards = [torch.load(file) for file in sorted(args.pool.glob(f"{args.part}-*.pt"))]
+    if len(shards) < 2:
+        raise SystemExit(f"{args.pool}: files are needed to train on and to hold back; --draw {2 * SHARD} or more")
     held = [torch.cat(column) for column in zip(*shards[::HELD], strict=True)]
     pool = [torch.cat(column) for column in zip(*[s for i, s in enumerate(shards) if i % HELD], strict=True)]
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
