@@ -183,14 +183,17 @@ def log_spectra(luma: Tensor) -> Tensor:
     windows = luma[:, 0].unfold(1, WINDOW, WINDOW // 2).unfold(2, WINDOW, WINDOW // 2)  # (B, h, w, 32, 32)
     fade = torch.hann_window(WINDOW, device=luma.device)
     fade = fade[:, None] * fade
-    power = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade).abs().square() / fade.square().sum()
-    power = power.flatten(3).permute(0, 3, 1, 2)
-    around = functional.avg_pool2d(power, _AROUND, stride=1, padding=_AROUND // 2, count_include_pad=False)
-    whole = power.mean((2, 3), keepdim=True).expand_as(around)
+    transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
+    power = (transform.real.square() + transform.imag.square()).flatten(3) / fade.square().sum()
+    around = power = power.permute(0, 3, 1, 2)
+    for box in ((_AROUND, 1), (1, _AROUND)):  # neighbors, as far as there are any
+        margins = box[0] // 2, box[1] // 2
+        around = functional.avg_pool2d(around, box, stride=1, padding=margins, count_include_pad=False)
     row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
     ordinary = 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)  # power falls with the square of the frequency
-    ordinary = (ordinary + _NOISE).log().flatten()[:, None, None].repeat(2, 1, 1)
-    return ((torch.cat([around, whole], 1) + _NOISE).log() - ordinary) / 2
+    ordinary = (ordinary + _NOISE).log().flatten()[:, None, None]
+    around, whole = (((p + _NOISE).log() - ordinary) / 2 for p in (around, power.mean((2, 3), keepdim=True)))
+    return torch.cat([around, whole.expand_as(around)], 1)
 
 
 def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
