@@ -21,7 +21,6 @@ from unsmear.data.blur import (
     synthesize,
 )
 from unsmear.data.camera import Camera, add_noise, compress_jpeg
-from unsmear.data.exposure import expose, expose_evenly
 from unsmear.data.preview import preview
 from unsmear.data.trajectory import INSTANTS, corner_paths, draw_motion, plan_exposure
 from unsmear.errors import UsageError
@@ -150,24 +149,9 @@ def test_integer_steps_are_the_mean_of_shifted_copies() -> None:
     motion = torch.zeros(4, 4, 2)
     motion[:, 1] = torch.tensor(shifts, dtype=torch.float32)
     weights = torch.tensor([0.1, 0.4, 0.3, 0.2])
-    average = expose([picture], [motion], weights, torch.ones(40, 48), "reflection")
+    average = blur._expose([picture], [motion], weights, torch.ones(40, 48), "reflection")
     expected = sum(w * picture.roll((-y, -x), (1, 2)) for (x, y), w in zip(shifts, weights, strict=True))
     torch.testing.assert_close(average[:, 4:-4, 4:-4], expected[:, 4:-4, 4:-4], atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize(("margin", "padding"), [(0, "reflection"), (3, "border"), (12, "border")])
-def test_even_motion_is_one_filter(margin: int, padding: str) -> None:
-    picture = scene(1, 64, 72)[0]
-    motion = torch.zeros(20, 4, 2)
-    motion[:, 0] = torch.rand(20, 2, generator=rng(1)) * 14 - 7
-    weights = torch.rand(20, generator=rng(2)).softmax(0)
-    size = (64 - 2 * margin, 72 - 2 * margin)
-    one_by_one = expose([picture], [motion], weights, torch.ones(size), padding)
-    at_once = expose_evenly(picture, motion[:, 0], weights, margin, padding)
-    assert at_once.shape == (3, *size)
-    # A doubled picture reaches as far as its last pixel, where a filter sees half a pixel beyond.
-    inner = slice(0, None) if margin > 8 else slice(9, -9)
-    torch.testing.assert_close(at_once[:, inner, inner], one_by_one[:, inner, inner], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("length", [3.0, 8.0, 24.0])

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from unsmear.data.camera import Camera, add_noise, compress_jpeg
-from unsmear.data.exposure import composite, expose, expose_evenly
 from unsmear.data.trajectory import INSTANTS, draw_motion, motion_at, plan_exposure
 from unsmear.errors import UsageError
 
@@ -193,10 +192,7 @@ def _synthesize_one(batch: Tensor, index: int, config: BlurConfig, seed: int, ma
     steps = [motion_at(motion, instants).to(device) for motion in motions]
     nearness = (1 - config.parallax * _draw_smooth_map(size, 3, rng)).to(device)
     padding = "border" if margin >= config.extent else "reflection"
-    if len(planes) == 1 and config.rotation == config.zoom == config.parallax == 0:
-        light = expose_evenly(planes[0], steps[0][:, 0], weights.to(device), margin, padding)
-    else:
-        light = expose(planes, steps, weights.to(device), nearness, padding)
+    light = _expose(planes, steps, weights.to(device), nearness, padding)
 
     # Squared, because most photographs are taken in good light; averaged frames have calmer noise.
     shot, read = (torch.rand(2, generator=rng) ** 2 / (1 if camera.gamma else 10)).tolist()
@@ -206,7 +202,7 @@ def _synthesize_one(batch: Tensor, index: int, config: BlurConfig, seed: int, ma
         blurred = compress_jpeg(blurred, _draw_whole(*config.jpeg_quality, rng))
     truth = _crop(batch[index], margin)
     if len(planes) > 1 or camera.highlight_gain > 1:
-        truth = camera.to_values(composite([_crop(plane, margin) for plane in planes]))
+        truth = camera.to_values(_composite([_crop(plane, margin) for plane in planes]))
     return blurred, truth
 
 
@@ -268,6 +264,70 @@ def _draw_object(batch: Tensor, index: int, camera: Camera, rng: torch.Generator
     inside = 0.2 + 0.5 * reach + bumps - (rows**2 + columns**2).sqrt()
     clear = (0.5 - inside * longer / (2 + 6 * softness)).clamp(0, 1).to(batch.device)
     return torch.cat([camera.to_light(batch[donor].flip(-1)) * (1 - clear), clear[None]])
+
+
+def _expose(planes: list[Tensor], motions: list[Tensor], weights: Tensor, nearness: Tensor, padding: str) -> Tensor:
+    """Weighted average of the sub-frames, a few at a time to keep them in the cache.
+
+    Args:
+        planes: background (3, H + 2m, W + 2m) and objects (4, H + 2m, W + 2m) in front of it.
+        motions: one motion a plane, (num_steps, 4, 2).
+        weights: weight of every sub-frame, (num_steps,).
+        nearness: share of its translation that the background makes, (H, W).
+        padding: what lies beyond the planes, as `grid_sample` names it.
+    """
+    height, width = nearness.shape
+    device = nearness.device
+    y = torch.arange(height, device=device)[:, None] - (height - 1) / 2
+    x = torch.arange(width, device=device) - (width - 1) / 2
+    one = torch.ones_like(nearness)
+    # grid_sample counts from -1 to 1 over a plane.
+    unit = torch.tensor([2 / max(side - 1, 1) for side in (planes[0].shape[2], planes[0].shape[1])], device=device)
+    rest = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 1]], device=device)
+    grids = [(motion + rest) * unit for motion in motions]
+    bases = [torch.stack([n, one, x * one, y * one]).flatten(1) for n in (nearness, one)]
+    sources = [_double(plane)[None] for plane in planes]
+    total = torch.zeros(3 * height * width, device=device)
+    chunk = max(2, _CHUNK_PIXELS // (height * width))
+    for start in range(0, len(weights), chunk):
+        share = weights[start : start + chunk]
+        frames = []
+        for depth, source in enumerate(sources):
+            steps = grids[depth][start : start + chunk].mT.flatten(0, 1)
+            grid = (steps @ bases[min(depth, 1)]).view(-1, 2, height, width).permute(0, 2, 3, 1)
+            source = source.expand(len(share), -1, -1, -1)
+            frames.append(functional.grid_sample(source, grid, padding_mode=padding, align_corners=True))
+        total += share @ _composite(frames).flatten(1)
+    return total.view(3, height, width)
+
+
+# Sub-frames rendered at once, in pixels.
+_CHUNK_PIXELS = 2**17
+
+
+def _composite(planes: list[Tensor]) -> Tensor:
+    """Lays objects (..., 4, H, W) over a background (..., 3, H, W)."""
+    picture = planes[0]
+    for plane in planes[1:]:
+        color, clear = plane.split([3, 1], dim=-3)
+        picture = torch.addcmul(color, clear, picture)
+    return picture
+
+
+def _double(plane: Tensor) -> Tensor:
+    """(C, H, W) to (C, 2H - 1, 2W - 1) by cubic interpolation; the given pixels stay as they are.
+
+    Bilinear sampling of the doubled plane hardly softens it, whereas sampling the plane itself would
+    teach the network to sharpen beyond the motion.
+    """
+    for _ in range(2):
+        ends = functional.pad(plane, (0, 0, 1, 1), mode="replicate")
+        between = (ends[:, 1:-2] + ends[:, 2:-1]) * 0.5625 - (ends[:, :-3] + ends[:, 3:]) * 0.0625
+        doubled = plane.new_empty(plane.shape[0], 2 * plane.shape[1] - 1, plane.shape[2])
+        doubled[:, ::2] = plane
+        doubled[:, 1::2] = between
+        plane = doubled.mT
+    return plane
 
 
 def _crop(plane: Tensor, margin: int) -> Tensor:
