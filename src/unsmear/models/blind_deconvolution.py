@@ -186,7 +186,7 @@ def log_spectra(luma: Tensor) -> Tensor:
     transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
     power = (transform.real.square() + transform.imag.square()).flatten(3) / fade.square().sum()
     around = power = power.permute(0, 3, 1, 2)
-    for box in ((_AROUND, 1), (1, _AROUND)):  # neighbors, as far as there are any
+    for box in ((_AROUND, 1), (1, _AROUND)):  # one direction after the other takes a fifth of the additions
         margins = box[0] // 2, box[1] // 2
         around = functional.avg_pool2d(around, box, stride=1, padding=margins, count_include_pad=False)
     row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
