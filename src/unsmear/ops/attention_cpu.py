@@ -84,7 +84,8 @@ class _Distribute(torch.autograd.Function):
         out = onto_last if overwrite else torch.empty_like(onto_last)
         run(
             kernels.distribute, batch * -(-pixels // kernels.CHUNK),
-            x_last, by_map, floor, _padded(descriptors, maps, width), onto_last, out, pixels, channels, width, maps,
+            x_last, by_map, floor, _padded(descriptors, maps, width), onto_last, out, int(overwrite),
+            pixels, channels, width, maps,
         )  # fmt: skip
         ctx.save_for_backward(descriptors, x, weight, bias)
         return _like(out, onto)

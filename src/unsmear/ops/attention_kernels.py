@@ -21,16 +21,15 @@ from unsmear.ops.simd import (
     broadcast,
     compiled,
     copy,
-    divide,
     exp,
-    highest,
+    highests,
     load,
     maximum,
     multiply,
     multiply_add,
     store,
     subtract,
-    total,
+    totals,
     zeros,
 )
 
@@ -48,22 +47,34 @@ def _span(task, pixels):
 
 
 @compiled
-def _softmax(z, bias, num, maps):
-    """z[m, :] = softmax(z[m, :] + bias) for m < num, in place."""
+def _exponentials(z, bias, num, maps, shares, folds):
+    """z[m, :] = exp(z[m, :] + bias - their highest) and shares[m] = 1 / their sum, for m < num.
+
+    `folds` is scratch memory of a register for each of `_ROOM` pixels: lanes are folded for as many pixels at once.
+    """
     lanes = VECTOR_BYTES // z.itemsize
-    for m in range(0, num * maps, maps):
-        top = add(load(z, m), load(bias, 0))
+    for m in range(num):
+        top = add(load(z, m * maps), load(bias, 0))
+        store(z, m * maps, top)
         for n in range(lanes, maps, lanes):
-            top = maximum(add(load(z, m + n), load(bias, n)), top)
-        top = highest(top)
+            logit = add(load(z, m * maps + n), load(bias, n))
+            store(z, m * maps + n, logit)
+            top = maximum(logit, top)
+        store(folds, m * lanes, top)
+    for m in range(0, num, lanes):
+        store(shares, m, highests(folds, m * lanes))
+    for m in range(num):
+        top = broadcast(shares, m)
         everything = zeros(z)
-        for n in range(0, maps, lanes):
-            weight = exp(subtract(add(load(z, m + n), load(bias, n)), top))
-            store(z, m + n, weight)
-            everything = add(everything, weight)
-        everything = total(everything)
-        for n in range(0, maps, lanes):
-            store(z, m + n, divide(load(z, m + n), everything))
+        for n in range(m * maps, (m + 1) * maps, lanes):
+            part = exp(subtract(load(z, n), top))
+            store(z, n, part)
+            everything = add(everything, part)
+        store(folds, m * lanes, everything)
+    for m in range(0, num, lanes):
+        store(shares, m, totals(folds, m * lanes))
+    for m in range(num):
+        shares[m] = 1 / shares[m]
 
 
 @compiled
@@ -102,17 +113,19 @@ def gather(x, source, weight, bias, sums, tops, totals, pixels, channels, width,
 
 
 @compiled
-def distribute(x, weight, bias, descriptors, onto, out, pixels, channels, width, maps, first, last):
+def distribute(x, weight, bias, descriptors, onto, out, in_place, pixels, channels, width, maps, first, last):
     """Eqs. 5 and 6: out = onto + softmax over the maps of the logits @ descriptors (batch, map, width)."""
-    z, one = aligned(_ROOM * maps, x), np.ones(1, x.dtype)
+    lanes = VECTOR_BYTES // x.itemsize
+    z, shares, folds = aligned(_ROOM * maps, x), aligned(_ROOM, x), aligned(_ROOM * lanes, x)
     for task in range(first, last):
         b, start, stop = _span(task, pixels)
         for i in range(start, stop, _BLOCK):
             num = min(_BLOCK, stop - i)
             times(x, i * channels, num, channels, weight, 0, maps, z)
-            _softmax(z, bias, num, maps)
-            copy(onto, i * width, out, i * width, num * width)
-            add_times(z, num, maps, descriptors, b * maps * width, width, out, i * width, one)
+            _exponentials(z, bias, num, maps, shares, folds)
+            if not in_place:
+                copy(onto, i * width, out, i * width, num * width)
+            add_times(z, num, maps, descriptors, b * maps * width, width, out, i * width, shares, 1)
 
 
 @compiled
@@ -145,8 +158,8 @@ def gather_gradients(
                     store(slopes, m, slope)
                     everything = add(everything, slope)
                 store(grad_bias, task * maps + n, everything)
-            add_times(q, num, maps, grad, b * maps * width, width, grad_source, i * width, one)
-            add_times(slopes, num, maps, turned, 0, channels, grad_x, i * channels, one)
+            add_times(q, num, maps, grad, b * maps * width, width, grad_source, i * width, one, 0)
+            add_times(slopes, num, maps, turned, 0, channels, grad_x, i * channels, one, 0)
             add_outer(slopes, num, maps, x, i * channels, channels, grad_weight, task * maps * channels, one)
 
 
@@ -162,22 +175,29 @@ def distribute_gradients(
     """
     lanes = VECTOR_BYTES // x.itemsize
     p, slopes, one = aligned(_ROOM * maps, x), aligned(_ROOM * maps, x), np.ones(1, x.dtype)
+    shares, means, folds = aligned(_ROOM, x), aligned(_ROOM, x), aligned(_ROOM * lanes, x)
     for task in range(first, last):
         b, start, stop = _span(task, pixels)
         for i in range(start, stop, _BLOCK):
             num = min(_BLOCK, stop - i)
             times(x, i * channels, num, channels, weight, 0, maps, p)
-            _softmax(p, bias, num, maps)
+            _exponentials(p, bias, num, maps, shares, folds)
             times(grad, i * width, num, width, descriptors_turned, b * width * maps, maps, slopes)
-            for m in range(0, num * maps, maps):
-                mean = zeros(x)
-                for n in range(m, m + maps, lanes):
-                    mean = multiply_add(load(p, n), load(slopes, n), mean)
-                mean = total(mean)
+            for m in range(num):
+                share, mean = broadcast(shares, m), zeros(x)
+                for n in range(m * maps, (m + 1) * maps, lanes):
+                    part = multiply(load(p, n), share)
+                    store(p, n, part)
+                    mean = multiply_add(part, load(slopes, n), mean)
+                store(folds, m * lanes, mean)
+            for m in range(0, num, lanes):
+                store(means, m, totals(folds, m * lanes))
+            for m in range(num):
+                mean = broadcast(means, m)
                 for n in range(0, maps, lanes):
-                    slope = multiply(load(p, m + n), subtract(load(slopes, m + n), mean))
-                    store(slopes, m + n, slope)
+                    slope = multiply(load(p, m * maps + n), subtract(load(slopes, m * maps + n), mean))
+                    store(slopes, m * maps + n, slope)
                     store(grad_bias, task * maps + n, add(slope, load(grad_bias, task * maps + n)))
             add_outer(p, num, maps, grad, i * width, width, grad_descriptors, task * maps * width, one)
-            add_times(slopes, num, maps, turned, 0, channels, grad_x, i * channels, one)
+            add_times(slopes, num, maps, turned, 0, channels, grad_x, i * channels, one, 0)
             add_outer(slopes, num, maps, x, i * channels, channels, grad_weight, task * maps * channels, one)

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from unsmear.ops.products import PRODUCT_SUMS, correlate, product, times
+from unsmear.ops.products import PRODUCT_SUMS, correlate, product, times, weigh
 from unsmear.ops.simd import (
     VECTOR_BYTES,
     add,
@@ -93,21 +93,21 @@ def depthwise(k: int, factors_are: str) -> Callable[..., None]:
                             half = sigmoid(add(load(made, at), low))
                             store(made, at, add(half, half))
                 for n in range(channels // lanes):
-                    for j in range(width):
-                        total = load(bias, n * lanes)
-                        for dy in range(k):
-                            for dx in range(k):
-                                t = dy * k + dx
-                                at = (i + dy) * wide + j + dx
-                                if is_turned:
-                                    factor = broadcast(shifted, at * taps + taps - 1 - t)
-                                elif is_made:
-                                    factor = broadcast(made, j * step + t)
-                                else:
-                                    factor = broadcast(factors, (row + j) * taps + t)
-                                factor = multiply(factor, load(weight, (n * taps + t) * lanes))
-                                total = multiply_add(factor, load(padded, (n * rows * wide + at) * lanes), total)
-                        store(out, (row + j) * channels + n * lanes, total)
+                    there = (n * rows + i) * wide * lanes
+                    if is_turned:
+                        at, pixel, row_, tap = i * wide * taps + taps - 1, taps, wide * taps - k, taps - 1
+                    elif is_made:
+                        at, pixel, row_, tap = 0, step, k, 1
+                    else:
+                        at, pixel, row_, tap = row * taps, taps, k, 1
+                    weigh(
+                        k, width,
+                        padded, there, wide * lanes,
+                        shifted if is_turned else made, at, pixel, row_, tap,
+                        weight, n * taps * lanes,
+                        bias, n * lanes,
+                        out, row * channels + n * lanes, channels,
+                    )  # fmt: skip
 
     return kernel
 

@@ -14,10 +14,13 @@ from unsmear.ops.simd import (
     emit_pointer,
     emit_store,
     operation,
+    prefetch,
 )
 
 # How many registers `product` sums in: all but those for its operands.
 PRODUCT_SUMS = {64: 16, 32: 12, 16: 16}[VECTOR_BYTES]
+_AHEAD = 32  # rows to have in the cache beforehand
+_LINE_BYTES = 64  # of the cache
 
 
 @operation
@@ -137,6 +140,53 @@ def correlate(typing, k, panels, count, g, g_at, g_step, x, x_at, x_step, f, f_a
     return types.void(k, panels, i, g, i, i, x, i, i, f, i, w, i, p, i, s, i, types.boolean), generate
 
 
+@operation
+def weigh(typing, k, count, x, x_at, x_row, f, f_at, f_pixel, f_row, f_tap, w, w_at, b, b_at, out, out_at, out_pixel):
+    """The sum over k * k neighbors for a run of pixels, weighed by a factor each and by lane; weights stay in registers.
+
+    For pixel m < count, out[out_at + m * out_pixel :] = b[b_at :] + the sum over dy < k and dx < k of
+    f[f_at + m * f_pixel + dy * f_row + dx * f_tap] * w[w_at + (dy * k + dx) * lanes :]
+    * x[x_at + dy * x_row + (m + dx) * lanes :].
+    """
+    if not isinstance(k, types.IntegerLiteral):
+        return None
+    vector, width = Vector(x.dtype), k.literal_value
+    taps = [(dy, dx) for dy in range(width) for dx in range(width)]
+    i = types.intp
+
+    def generate(context, builder, signature, args):
+        _, count, x, x_at, x_row, f, f_at, f_pixel, f_row, f_tap, w, w_at, b, b_at, out, out_at, out_pixel = args
+        x_type, f_type, w_type, b_type, out_type = (signature.args[n] for n in (2, 5, 10, 12, 14))
+
+        def place(kind, array, start, *steps):
+            for step, times in steps:
+                step = ir.Constant(count.type, step) if isinstance(step, int) else step
+                times = ir.Constant(count.type, times) if isinstance(times, int) else times
+                start = builder.add(start, builder.mul(step, times))
+            return emit_pointer(context, builder, kind, array, start)
+
+        lanes = vector.lanes
+        weights = [
+            emit_load(builder, place(w_type, w, w_at, ((dy * width + dx) * lanes, 1)), vector) for dy, dx in taps
+        ]
+        bias = emit_load(builder, place(b_type, b, b_at), vector)
+
+        def step(m, _):
+            sum_ = bias
+            for (dy, dx), weight in zip(taps, weights, strict=True):
+                factor = builder.load(place(f_type, f, f_at, (f_pixel, m), (f_row, dy), (f_tap, dx)))
+                weight = builder.fmul(emit_broadcast(builder, factor, vector), weight, flags=("contract",))
+                neighbor = emit_load(builder, place(x_type, x, x_at, (lanes, m), (x_row, dy), (lanes, dx)), vector)
+                sum_ = emit_multiply_add(builder, weight, neighbor, sum_)
+            emit_store(builder, place(out_type, out, out_at, (out_pixel, m)), sum_, vector)
+            return []
+
+        emit_loop(builder, count, [], step)
+        return context.get_dummy_value()
+
+    return types.void(k, i, x, i, i, f, i, i, i, i, w, i, b, i, out, i, i), generate
+
+
 # Two registers wide, `product` reads less for the same work; where only one fits, it is one.
 
 
@@ -148,28 +198,44 @@ def times(a, a_at, num, depth, b, b_at, width, out):
         for c in range(0, width, 2 * lanes):
             for m in range(0, num, PRODUCT_SUMS // 2):
                 start, end = a_at + m * depth, m * width + c
+                if c == 0:
+                    _foresee(a, start, PRODUCT_SUMS // 2, depth)
                 product(2, num - m, depth, a, start, depth, 1, b, b_at + c, width, out, end, width, None, 0, 0)
     else:
         for c in range(0, width, lanes):
             for m in range(0, num, PRODUCT_SUMS):
                 start, end = a_at + m * depth, m * width + c
+                if c == 0:
+                    _foresee(a, start, PRODUCT_SUMS, depth)
                 product(1, num - m, depth, a, start, depth, 1, b, b_at + c, width, out, end, width, None, 0, 0)
 
 
 @compiled
-def add_times(a, num, depth, b, b_at, width, out, out_at, one):
-    """out[m, :] += a[m, :] @ b for num rows of a (depth) and b (depth, width); one is an array with 1."""
+def add_times(a, num, depth, b, b_at, width, out, out_at, factors, step):
+    """out[m, :] += factors[m * step] * a[m, :] @ b for num rows of a (depth) and b (depth, width)."""
     lanes = VECTOR_BYTES // a.itemsize
     if width % (2 * lanes) == 0:
         for c in range(0, width, 2 * lanes):
             for m in range(0, num, PRODUCT_SUMS // 2):
-                end = out_at + m * width + c
-                product(2, num - m, depth, a, m * depth, depth, 1, b, b_at + c, width, out, end, width, one, 0, 0)
+                end, start, f = out_at + m * width + c, m * depth, m * step
+                if c == 0:
+                    _foresee(out, end, PRODUCT_SUMS // 2, width)
+                product(2, num - m, depth, a, start, depth, 1, b, b_at + c, width, out, end, width, factors, f, step)
     else:
         for c in range(0, width, lanes):
             for m in range(0, num, PRODUCT_SUMS):
-                end = out_at + m * width + c
-                product(1, num - m, depth, a, m * depth, depth, 1, b, b_at + c, width, out, end, width, one, 0, 0)
+                end, start, f = out_at + m * width + c, m * depth, m * step
+                if c == 0:
+                    _foresee(out, end, PRODUCT_SUMS, width)
+                product(1, num - m, depth, a, start, depth, 1, b, b_at + c, width, out, end, width, factors, f, step)
+
+
+@compiled
+def _foresee(array, at, rows, width):
+    """Have rows in the cache that come soon: processors foresee one stream, not as many as `product` reads at once."""
+    start = at + _AHEAD * width
+    for n in range(start, start + rows * width, _LINE_BYTES // array.itemsize):
+        prefetch(array, n)
 
 
 @compiled

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from llvmlite import binding, ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
@@ -135,6 +136,21 @@ def store(typing, array, index, value):
 
 
 @operation
+def prefetch(typing, array, index):
+    """Ask for array[index] and the rest of its cache line, which may lie outside of the array."""
+
+    def generate(context, builder, signature, args):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        address = builder.bitcast(emit_pointer(context, builder, signature.args[0], *args), byte)
+        builder.call(function, [address, number(0), number(3), number(1)])  # to read; into the first-level cache; data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@operation
 def zeros(typing, array):
     """A register of zeros."""
     vector = Vector(array.dtype)
@@ -165,10 +181,8 @@ def subtract(typing, a, b):
     return a(a, b), lambda context, builder, signature, args: builder.fsub(*args, flags=("contract",))
 
 
-@operation
-def divide(typing, a, b):
-    """The quotient a / b."""
-    return a(a, b), lambda context, builder, signature, args: builder.fdiv(*args)
+def _larger(builder, a, b):
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
 @operation
@@ -176,7 +190,7 @@ def maximum(typing, a, b):
     """The larger of a and b, b where either is NaN."""
 
     def generate(context, builder, signature, args):
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
+        return _larger(builder, *args)
 
     return a(a, b), generate
 
@@ -229,29 +243,21 @@ def _exp(builder, value, vector):
     return builder.select(low, number(0.0), result)
 
 
-def _fold(builder, value, vector, combine):
-    """A register whose lanes all hold combine(...) over the lanes of a value."""
-    step = vector.lanes // 2
-    while step:
-        value = combine(value, _shuffle(builder, value, value, [lane ^ step for lane in range(vector.lanes)]))
-        step //= 2
-    return value
-
-
-@operation
-def highest(typing, a):
-    """A register with the highest lane of a in every lane."""
-
-    def generate(context, builder, signature, args):
-        return _fold(builder, args[0], a, lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
-
-    return a(a), generate
-
-
-@operation
-def total(typing, a):
-    """A register with the sum of the lanes of a in every lane."""
-    return a(a), lambda context, builder, signature, args: _fold(builder, args[0], a, builder.fadd)
+def _fold_each(context, builder, signature, args, vector, combine):
+    """A register whose lane n is combine(...) over the lanes of the n-th of `lanes` registers from array[index] on."""
+    start = emit_pointer(context, builder, signature.args[0], *args)
+    offsets = [ir.Constant(ir.IntType(64), n * vector.lanes) for n in range(vector.lanes)]
+    values = [emit_load(builder, builder.gep(start, [offset]), vector) for offset in offsets]
+    segment = vector.lanes
+    while segment > 1:  # fold pairs: twice as many segments per register, each half as long
+        segment //= 2
+        left = [s + n for s in range(0, 2 * vector.lanes, 2 * segment) for n in range(segment)]
+        right = [n + segment for n in left]
+        values = [
+            combine(builder, _shuffle(builder, a, b, left), _shuffle(builder, a, b, right))
+            for a, b in zip(values[::2], values[1::2], strict=True)
+        ]
+    return values[0]
 
 
 @operation
@@ -260,19 +266,18 @@ def totals(typing, array, index):
     vector = Vector(array.dtype)
 
     def generate(context, builder, signature, args):
-        start = emit_pointer(context, builder, signature.args[0], *args)
-        offsets = [ir.Constant(ir.IntType(64), n * vector.lanes) for n in range(vector.lanes)]
-        values = [emit_load(builder, builder.gep(start, [offset]), vector) for offset in offsets]
-        segment = vector.lanes
-        while segment > 1:  # fold pairs: twice as many segments per register, each half as long
-            segment //= 2
-            left = [s + n for s in range(0, 2 * vector.lanes, 2 * segment) for n in range(segment)]
-            right = [n + segment for n in left]
-            values = [
-                builder.fadd(_shuffle(builder, a, b, left), _shuffle(builder, a, b, right))
-                for a, b in zip(values[::2], values[1::2], strict=True)
-            ]
-        return values[0]
+        return _fold_each(context, builder, signature, args, vector, ir.IRBuilder.fadd)
+
+    return vector(array, types.intp), generate
+
+
+@operation
+def highests(typing, array, index):
+    """A register whose lane n is the highest lane of the n-th of `lanes` registers, which start at array[index]."""
+    vector = Vector(array.dtype)
+
+    def generate(context, builder, signature, args):
+        return _fold_each(context, builder, signature, args, vector, _larger)
 
     return vector(array, types.intp), generate
 
