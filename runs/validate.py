@@ -1,11 +1,11 @@
 """Score weights on pictures they were never trained on: the figures of the README and the model card.
 
-    python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--model NAME_OR_FILE ...] [--json FILE]
+    python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--soften SIGMA] [--model NAME|FILE ...] [--json FILE]
 
 Every picture of the folder, or every photograph that comes with scikit-image, is blurred by its number as the seed at
 three strengths and stored in 8 bits; pairs of real motion are files of one name in the folders `blur` and `sharp`; and
-the sharp pictures themselves should come back as they are. The protocol of the PSNR is that of
-`unsmear.train.validation`.
+the sharp pictures themselves should come back as they are. With --soften they are softened first. The protocol of the
+PSNR is that of `unsmear.train.validation`.
 """
 
 import argparse
@@ -20,9 +20,11 @@ tune_process()  # before PyTorch is loaded
 
 import numpy as np
 import skimage.data
+import torch
 from skimage.color import gray2rgb
 
 from unsmear import Deblurrer
+from unsmear.data.camera import soften
 from unsmear.data.store import read_picture
 from unsmear.train.validation import Validation, summarize
 
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("sharp", help='a folder of PNG files, or "scikit-image"')
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--model", nargs="+", default=["saphn-s"])
+    parser.add_argument("--soften", type=float, default=0.0, help="standard deviation of a Gaussian, pixels")
     parser.add_argument("--limit", type=int, help="only the first N sharp pictures")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -40,7 +43,8 @@ def main() -> None:
     pairs = [(read_picture(p), read_picture(p.parent.parent / "sharp" / p.name)) for p in files]
     in_folder = map(read_picture, sorted(Path(args.sharp).glob("*.png")))
     sharp = sample_photos() if args.sharp == "scikit-image" else in_folder
-    validation = Validation(list(islice(sharp, args.limit)), pairs)
+    chosen = islice(sharp, args.limit)
+    validation = Validation([softened(p, args.soften) for p in chosen] if args.soften else list(chosen), pairs)
     results = {}
     for model in args.model:
         scores = validation.score(Deblurrer(model))
@@ -53,6 +57,11 @@ def main() -> None:
             print(f"  {path.stem}: {score.before:.2f} -> {score.after:.2f}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def softened(picture: np.ndarray, sigma: float) -> np.ndarray:
+    values = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+    return soften(values, sigma)[0].round().byte().permute(1, 2, 0).numpy()
 
 
 def sample_photos() -> Iterator[np.ndarray]:

@@ -152,17 +152,25 @@ def test_long_motion_comes_first_at_a_quarter_of_the_size(module):
         torch.testing.assert_close(correction, mixed(luma, module.near), atol=1e-4, rtol=0)
 
 
-def test_slight_changes_against_long_motion_are_left_out(module):
+@pytest.mark.parametrize("part", ["near", "far"])
+def test_slight_changes_are_left_out(module, part):
     module = copy.deepcopy(module)
     luma = scene(400)
-    sizes = []
-    with torch.no_grad():
+    mix = getattr(module, part).mix
+
+    def changes():
         for bias in (1e-4, 1e-2, 1.0):
-            module.far.mix.bias.fill_(bias)
-            sizes.append(float(module(luma).correction.abs().max()) / bias)
-    assert sizes[0] == 0
-    assert sizes[1] <= sizes[2]
-    assert sizes[2] > 0
+            mix.bias.data.fill_(bias)
+            yield float(module(luma).correction.detach().abs().max()) / bias
+
+    slight, some, much = changes()
+    assert slight == 0
+    assert some <= much
+    assert much > 0
+    module.train()
+    assert list(changes()) == pytest.approx([much] * 3, rel=1e-3)  # training begins with slight ones
+    mix.requires_grad_(False)
+    assert list(changes()) == [slight, some, much]
 
 
 @pytest.mark.parametrize("size", [(16, 24), (32, 32), (48, 104), (384, 392)])

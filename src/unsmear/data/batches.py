@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
+from unsmear.data.camera import soften
 from unsmear.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -34,11 +35,13 @@ class SharpPhotos:
         mixture: Shares of the presets mild, medium, strong, gopro and clean; those left out are 0.
         curriculum: Whether medium blur and then the two strong ones come in over the first half of the run
             only. Mild and clean blur stay in the mixture: what is learned first must not be forgotten.
+        soft_share: Share of the crops that are softened before they are blurred, see `random_softness`.
     """
 
     pictures: Sequence[np.ndarray]
     mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
+    soft_share: float = 0.0
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw crops with something in them, and blur them with one of the presets."""
@@ -47,8 +50,9 @@ class SharpPhotos:
         growth = torch.tensor([1.0, grown, late, late, 1.0])
         shares = torch.tensor(self.mixture) * growth[: len(self.mixture)]
         config, margin = _PRESETS[int(torch.multinomial(shares, 1, generator=rng))]
-        crops = torch.stack([self._textured(size + 2 * margin, rng) for _ in range(count)])
-        return synthesize(crops.float() / 255, config, rng, margin=margin)
+        crops = [self._textured(size + 2 * margin, rng)[None].float() / 255 for _ in range(count)]
+        crops = [random_softness(crop, self.soft_share, rng) for crop in crops]
+        return synthesize(torch.cat(crops), config, rng, margin=margin)
 
     def _textured(self, size: int, rng: torch.Generator) -> Tensor:
         """Sky and bokeh teach little: look a few times for a crop whose gradients exceed 3 gray levels."""
@@ -179,6 +183,16 @@ class Batches(Dataset[Batch]):
 def random_crop(picture: np.ndarray, size: int, rng: torch.Generator) -> Tensor:
     """A random square of a picture (H, W, 3), mirrored and turned at random, as (3, size, size) uint8."""
     return _crops([picture], size, rng)[0]
+
+
+def random_softness(crop: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Soften a share of all crops (1, 3, H, W) by a Gaussian of 0.25 to 2 pixels.
+
+    Photographs that are good to train on are sharp in every pixel, those that people have are seldom. A network that
+    has met none but sharp ones takes soft ones for blurred, and harms them.
+    """
+    happens, softness = torch.rand(2, generator=rng).tolist()
+    return soften(crop, 0.25 + 1.75 * softness) if happens < share else crop
 
 
 def _crops(pictures: Sequence[np.ndarray], size: int, rng: torch.Generator) -> Tensor:

@@ -23,7 +23,8 @@ _AROUND = 11  # windows along each side around a place: 192 pixels
 _BINS = WINDOW * (WINDOW // 2 + 1)
 _NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, _ENOUGH = 4, 96  # how much smaller long motion is looked for, and from which side of the smaller picture on
-_TRUSTED = 0.2, 0.35  # root mean square of the change against long motion, to that of detail
+_TRUSTED_FAR = 0.2, 0.35  # root mean square of the change to that of detail, from nothing to all of it
+_TRUSTED_NEAR = 0.03, 0.06
 _HIDDEN = 256
 
 
@@ -68,6 +69,8 @@ class BlindDeconvolution(nn.Module):
         far = self._undo_far(luma)
         luma = luma + far
         mixed, responses, seen = self.near(luma)
+        if not self.near.learns:
+            mixed = mixed * _trust(mixed, luma, _TRUSTED_NEAR)
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(seen), size=coarsest, mode="bilinear") for tell in self.tell]
         correction = functional.pixel_unshuffle(far, self.fold) + mixed
@@ -82,8 +85,8 @@ class BlindDeconvolution(nn.Module):
         mixed, _, _ = self.far(small)
         if not enough:
             mixed = 0 * mixed  # several processes train together only if every weight has a gradient
-        elif not self.training:  # where it could never begin
-            mixed = mixed * _trust(mixed, small)
+        elif not self.far.learns:
+            mixed = mixed * _trust(mixed, small, _TRUSTED_FAR)
         return functional.interpolate(mixed.float(), scale_factor=FAR, mode="bicubic")
 
     @staticmethod
@@ -133,6 +136,11 @@ class SpectralDeconvolution(nn.Module):
         responses = responses.to(weights.dtype)
         return mix_filters(weights, responses), responses, seen
 
+    @property
+    def learns(self) -> bool:
+        """Whether it is being trained, and must be trusted with slight changes: it could never begin without."""
+        return self.training and self.mix.weight.requires_grad
+
     def filter_folded(self, luma: Tensor) -> Tensor:
         """Correlate (B, 1, H, W) with every filter, pixel blocks folded: (B, fold * fold, count, H / fold, W / fold).
 
@@ -151,17 +159,18 @@ class SpectralDeconvolution(nn.Module):
         return responses.unflatten(1, (fold**2, -1))
 
 
-def _trust(change: Tensor, luma: Tensor) -> Tensor:
-    """How far to trust a change of (B, 1, h, w), in [0, 1]: (B, 1, 1, 1).
+def _trust(change: Tensor, luma: Tensor, limits: tuple[float, float]) -> Tensor:
+    """How far to trust a change of (B, C, h, w), in [0, 1]: (B, 1, 1, 1).
 
-    What undoes a long motion changes much of what there is in detail. Slight changes are as often wrong as right where
-    there is no long motion, and would harm pictures that are all but sharp.
+    What undoes a motion changes much of what there is in detail. Slight changes are as often wrong as right, and would
+    harm pictures that are all but sharp.
     """
-    detail = luma - functional.avg_pool2d(luma, 5, stride=1, padding=2, count_include_pad=False)
+    around = functional.avg_pool2d(luma, 5, stride=2, padding=2, count_include_pad=False)
+    detail = luma[..., ::2, ::2] - around  # a quarter of the places tells enough
     share = change.float().square().mean((1, 2, 3), keepdim=True) / (
         detail.square().mean((1, 2, 3), keepdim=True) + 1e-9
     )
-    none, all_of_it = _TRUSTED
+    none, all_of_it = limits
     return ((share - none**2) / (all_of_it**2 - none**2)).clamp(0, 1).to(change.dtype)
 
 

@@ -142,7 +142,7 @@ def correlate(typing, k, panels, count, g, g_at, g_step, x, x_at, x_step, f, f_a
 
 @operation
 def weigh(typing, k, count, x, x_at, x_row, f, f_at, f_pixel, f_row, f_tap, w, w_at, b, b_at, out, out_at, out_pixel):
-    """The sum over k * k neighbors for a run of pixels, weighed by a factor each and by lane; weights stay in registers.
+    """The sum over k * k neighbors, weighed by a factor each and by lane; weights stay in registers.
 
     For pixel m < count, out[out_at + m * out_pixel :] = b[b_at :] + the sum over dy < k and dx < k of
     f[f_at + m * f_pixel + dy * f_row + dx * f_tap] * w[w_at + (dy * k + dx) * lanes :]

@@ -51,6 +51,8 @@ class TrainConfig:
         compile: Whether to compile the network (worth it on a GPU).
         mixture: Shares of the presets mild, medium, strong, gopro and clean of synthetic blur; those left out are 0.
         curriculum: Whether medium blur and then the two strong presets come in over the first half of the steps only.
+        soft_share: Share of the crops of photos that are softened, by a Gaussian of 0.25 to 2 pixels, before they are
+            blurred: soft pictures must not be taken for blurred ones.
         frame_share: Share of batches from averaged video frames, where such data is given.
         pair_share: Share of batches from real pairs, where such data is given.
         seed: Seed of everything random.
@@ -92,6 +94,7 @@ class TrainConfig:
     compile: bool = False
     mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
+    soft_share: float = 0.5
     frame_share: float = 0.25
     pair_share: float = 1.0
     seed: int = 0
@@ -104,7 +107,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "crop", "log_every", "validate_every", "halve_every", "critic_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("frame_share", "pair_share", "ema", "cooldown"):
+        for name in ("soft_share", "frame_share", "pair_share", "ema", "cooldown"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
@@ -175,6 +178,7 @@ def paper() -> TrainConfig:
         lower_weight=0.0,
         clip=0.0,
         curriculum=False,
+        soft_share=0.0,
         workers=4,
     )
 
