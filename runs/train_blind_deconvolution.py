@@ -3,12 +3,13 @@
     python runs/train_blind_deconvolution.py PART --photos DIR --frames DIR --pool DIR --out FILE [--init FILE]
 
 PART is near (motion of up to 14 pixels, at full size) or far (of up to 60, at a quarter). The error of a sum of filters
-is a quadratic form of their weights: with the correlations of what the filters make of a crop and what is missing
-there, the gain of any mixture is known without its picture. So every blur is made once and seen turned and mirrored in
-six ways, its spectra and correlations are kept in --pool, and a step over 256 of them takes milliseconds. Photographs
-look alike at every size, so they are taken at several. A run draws --draw blurs beside those that lie in --pool; runs
-with other seeds may draw at the same time, with --steps 0. Every 20th file is held back, and its gain printed. --init
-gives the rest of the network, fresh weights by default.
+is a quadratic form of their weights: with the correlations of what the filters make of a picture around a place and
+what is missing there, the gain of any mixture is known without the picture. So every blurred picture is made once, the
+spectra and correlations of 16 of its places are kept in --pool, and a step over 256 places takes milliseconds.
+Photographs look alike at every size, so they are taken at several, and half of them are softened first. A run draws
+--draw pictures beside those that lie in --pool; runs with other seeds may draw at the same time, with --steps 0. Every
+20th file is held back and has photos of its own, and what is gained there is printed. --init gives the rest of the
+network, fresh weights by default.
 """
 
 import argparse
@@ -28,18 +29,20 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unsmear.data.batches import VideoFrames, random_crop
+from unsmear.data.batches import VideoFrames, random_crop, random_softness
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, BlurConfig, synthesize
 from unsmear.data.store import PictureStore, default_cache, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import FAR, SpectralDeconvolution, log_spectra
+from unsmear.models.blind_deconvolution import FAR, WINDOW, SpectralDeconvolution, log_spectra
 from unsmear.models.saphn import SAPHN
 
-MARGIN = 16  # pixels around a crop that may move in
-MIDDLE = 96  # pixels of a crop where the mixture is to fit
-WAYS = 6  # of the eight in which a square can lie
-SHARD = 250  # blurs in a file
-HELD = 20
+MARGIN = 16  # pixels around a picture that may move in
+PLACE = WINDOW // 2  # pixels from one place to the next
+MIDDLE = 96  # pixels around a place where the mixture is to fit
+PLACES = 16  # of a picture
+SHARD = 100  # pictures in a file
+HELD = 20  # one file of so many is held back, and one photo
+SOFT_SHARE = 0.5
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 RATE, BATCH, WEIGHT_DECAY, NOISE = 1.5e-3, 256, 0.02, 0.03  # of the training; noise on the spectra
 
@@ -49,11 +52,11 @@ class Part:
     """What a part is trained on.
 
     Attributes:
-        side: Pixels of a crop.
-        sizes: Fractions of the photos' size that crops are taken at.
+        side: Largest pictures, pixels along each side.
+        sizes: Fractions of the photos' size that pictures are cut from.
         blur: Kinds of blur, and the share of each.
         frames_size: Fraction of their size at which averaged frames are seen.
-        frames_share: Share of blurs that are averages of up to 13 frames.
+        frames_share: Share of pictures that are averages of up to 13 frames.
         rounded: Whether what is seen has 8 bits.
         floor: Mean squared error that counts as none.
     """
@@ -80,10 +83,10 @@ def smaller_blur(config: BlurConfig) -> BlurConfig:
 
 
 PARTS = {
-    "near": Part(256, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6),
+    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6),
     # Small errors at this size are none at full size, so they count as none.
     "far": Part(
-        160,
+        288,
         (2, 3, 4),
         tuple((smaller_blur(config), share) for config, share in ((MILD, 3), (MEDIUM, 3), (STRONG, 4), (GOPRO, 4))),
         FAR,
@@ -102,7 +105,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True, help="folder for what is drawn")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--init", help="weights of the network to begin with")
-    parser.add_argument("--draw", type=int, default=20000, help="blurs to draw")
+    parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -120,33 +123,28 @@ def main() -> None:
 
 @torch.no_grad()
 def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
-    """Fill the pool: for every blur and way, spectra (2 * 544), and correlations of responses and what is missing."""
+    """Fill the pool: for every place, spectra (2 * 544), and correlations of responses and what is missing."""
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), default_cache(), print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
-    photos = [
-        [picture for picture in smaller(args.photos, size) if min(picture.shape[:2]) >= part.side + 2 * MARGIN]
-        for size in part.sizes
-    ]
-    shares = torch.tensor([float(share) for _, share in part.blur])
+    frames_side = min(part.side, min(store[0].shape[:2]) // part.frames_size // PLACE * PLACE)
+    photos = [list(smaller(args.photos, size)) for size in part.sizes]
     for shard in range(math.ceil(args.draw / SHARD)):
-        file, begin = args.pool / f"{args.part}-{args.seed}-{shard}.pt", time.perf_counter()
+        held, begin = shard % HELD == 0, time.perf_counter()
+        file = args.pool / f"{args.part}-{'held-' if held else ''}{args.seed}-{shard}.pt"
+        some = [[p for number, p in enumerate(pictures) if (number % HELD == 0) == held] for pictures in photos]
         samples = []
         for _ in range(SHARD):
-            if torch.rand((), generator=rng) < part.frames_share:
-                pair = frames.draw(1, part.side * part.frames_size, 1.0, rng)
+            if not held and torch.rand((), generator=rng) < part.frames_share:
+                pair = frames.draw(1, frames_side * part.frames_size, 1.0, rng)
                 blurred, sharp = (functional.avg_pool2d(side, part.frames_size) for side in pair)
             else:
-                pictures = photos[int(torch.randint(len(photos), (), generator=rng))]
-                picture = pictures[int(torch.randint(len(pictures), (), generator=rng))]
-                crop = random_crop(picture, part.side + 2 * MARGIN, rng)[None].float() / 255
-                config = part.blur[int(torch.multinomial(shares, 1, generator=rng))][0]
-                blurred, sharp = synthesize(crop, config, rng, margin=MARGIN)
+                blurred, sharp = blurred_photo(part, some, rng)
             if part.rounded:
                 blurred = blurred.mul(255).round().div(255)
             samples += _samples(blurred, sharp, filters, rng)
         torch.save([torch.stack(column) for column in zip(*samples, strict=True)], file)
-        print(f"{file}: {60 * SHARD / (time.perf_counter() - begin):.0f} blurs a minute", flush=True)
+        print(f"{file}: {60 * SHARD / (time.perf_counter() - begin):.0f} pictures a minute", flush=True)
 
 
 def smaller(folder: Path, size: int) -> Iterable[np.ndarray]:
@@ -155,34 +153,41 @@ def smaller(folder: Path, size: int) -> Iterable[np.ndarray]:
         yield np.asarray(Image.fromarray(photo).reduce(size)) if size > 1 else photo
 
 
+def blurred_photo(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A square of a photo at one of the sizes, half, three quarters or all of what can be had, blurred and sharp."""
+    pictures = photos[int(torch.randint(len(photos), (), generator=rng))]
+    picture = pictures[int(torch.randint(len(pictures), (), generator=rng))]
+    share = (2 + int(torch.randint(3, (), generator=rng))) / 4
+    side = min(int(share * part.side), min(picture.shape[:2]) - 2 * MARGIN) // PLACE * PLACE
+    sharp = random_crop(picture, side + 2 * MARGIN, rng)[None].float() / 255
+    shares = torch.tensor([float(share) for _, share in part.blur])
+    config = part.blur[int(torch.multinomial(shares, 1, generator=rng))][0]
+    return synthesize(random_softness(sharp, SOFT_SHARE, rng), config, rng, margin=MARGIN)
+
+
 def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
     rec601 = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     blurred, sharp = ((picture * rec601).sum(1, keepdim=True) for picture in (blurred, sharp))
-    begin = (blurred.shape[-1] - MIDDLE) // 2
-    middle = slice(begin, begin + MIDDLE)
     margin = filters.shape[-1] // 2
+    responses = functional.conv2d(functional.pad(blurred, [margin] * 4, mode="replicate"), filters)[0]
+    missing = (sharp - blurred)[0, 0]
+    spectra = log_spectra(blurred)[0].half()
+    reach = MIDDLE // 2
+    # The middle of a place lies as far beyond its corner as it is from the next one: half a window.
+    along = torch.arange(spectra.shape[-1]) * PLACE + PLACE
+    inside = ((along >= reach) & (along <= blurred.shape[-1] - reach)).nonzero().flatten()
+    places = torch.cartesian_prod(inside, inside)
     samples = []
-    for way in torch.randperm(8, generator=rng)[:WAYS].tolist():
-        luma, missing = (_turned(picture, way) for picture in (blurred, sharp - blurred))
-        responses = functional.conv2d(functional.pad(luma, [margin] * 4, mode="replicate"), filters)
-        r, m = responses[0, :, middle, middle].flatten(1), missing[0, 0, middle, middle].flatten()
-        spectra = log_spectra(luma)
-        place = spectra.shape[-1] // 2
-        samples.append([spectra[0, :, place, place].half(), *(t / len(m) for t in (r @ r.T, r @ m, m @ m))])
+    for row, column in places[torch.randperm(len(places), generator=rng)[:PLACES]].tolist():
+        down, right = (slice(int(along[at]) - reach, int(along[at]) + reach) for at in (row, column))
+        r, m = responses[:, down, right].flatten(1), missing[down, right].flatten()
+        samples.append([spectra[:, row, column].clone(), *(t / len(m) for t in (r @ r.T, r @ m, m @ m))])
     return samples
-
-
-def _turned(picture: Tensor, way: int) -> Tensor:
-    return (picture if way < 4 else picture.flip(3)).rot90(way % 4, (2, 3)).contiguous()
 
 
 def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -> None:
     """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB."""
-    shards = [torch.load(file) for file in sorted(args.pool.glob(f"{args.part}-*.pt"))]
-    if len(shards) < 2:
-        raise SystemExit(f"{args.pool}: files are needed to train on and to hold back; --draw {2 * SHARD} or more")
-    held = [torch.cat(column) for column in zip(*shards[::HELD], strict=True)]
-    pool = [torch.cat(column) for column in zip(*[s for i, s in enumerate(shards) if i % HELD], strict=True)]
+    pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
     torch.manual_seed(args.seed)
     parameters: list[nn.Parameter] = [*module.read.parameters(), *module.mix.parameters()]
@@ -203,6 +208,13 @@ def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -
             with torch.no_grad():
                 unseen = gain(module, part.floor, held[0].float(), *held[1:]).mean()
             print(f"step {step + 1}: training {-loss:+.3f} dB, held back {unseen:+.3f} dB", flush=True)
+
+
+def read_pool(folder: Path, pattern: str) -> list[Tensor]:
+    shards = [torch.load(file) for file in sorted(folder.glob(pattern))]
+    if not shards:
+        raise SystemExit(f"{folder}: files are needed to train on and to hold back; --draw {2 * SHARD} or more")
+    return [torch.cat(column) for column in zip(*shards, strict=True)]
 
 
 def gain(module: SpectralDeconvolution, floor: float, spectra: Tensor, *correlations: Tensor) -> Tensor:
