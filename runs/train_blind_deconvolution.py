@@ -171,7 +171,8 @@ def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generat
     margin = filters.shape[-1] // 2
     responses = functional.conv2d(functional.pad(blurred, [margin] * 4, mode="replicate"), filters)[0]
     missing = (sharp - blurred)[0, 0]
-    spectra = log_spectra(blurred)[0].half()
+    around, whole = log_spectra(blurred)
+    spectra = torch.cat([around, whole.expand_as(around)], 1)[0].half()
     reach = MIDDLE // 2
     # The middle of a place lies as far beyond its corner as it is from the next one: half a window.
     along = torch.arange(spectra.shape[-1]) * PLACE + PLACE

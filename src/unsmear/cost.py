@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsmear.models.blind_deconvolution import FAR, WINDOW, BlindDeconvolution
+from unsmear.models.blind_deconvolution import FAR, WINDOW, BlindDeconvolution, SpectralDeconvolution
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
 
@@ -36,7 +36,7 @@ def count_macs(network: Network, height: int, width: int) -> int:
     return total
 
 
-def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> int:
+def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
     """Multiply-accumulates of one call of a module itself, without those of the modules that it calls.
 
     Args:
@@ -64,4 +64,7 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> i
         transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
         mixing = len(module.near.filters)
         return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing
+    if isinstance(module, SpectralDeconvolution):  # its first layer: half of it at every place, half for the picture
+        seen, first = output[2], next(module.read.parameters())
+        return (seen[:, 0].numel() + len(seen)) * first.numel() // 2
     return 0

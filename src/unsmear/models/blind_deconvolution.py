@@ -8,7 +8,7 @@ this gives, and hear what the spectra tell. The paper has nothing of it; with `f
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -130,11 +130,21 @@ class SpectralDeconvolution(nn.Module):
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
             responses = self.filter_folded(luma)
-            spectra = log_spectra(luma)
-        seen = self.read(spectra.to(self.mix.weight.dtype))
+            around, whole = log_spectra(luma)
+        seen = self.read_spectra(around.to(self.mix.weight.dtype), whole.to(self.mix.weight.dtype))
         weights = functional.interpolate(self.mix(seen), size=responses.shape[3:], mode="bilinear")
         responses = responses.to(weights.dtype)
         return mix_filters(weights, responses), responses, seen
+
+    def read_spectra(self, around: Tensor, whole: Tensor) -> Tensor:
+        """Apply `read` to the spectra around places (B, 544, h, w) and of the whole picture (B, 544, 1, 1)."""
+        first, *others = self.read
+        of_around, of_whole = cast(nn.Conv2d, first).weight.chunk(2, 1)
+        # Less work than to repeat the whole picture's spectrum at every place.
+        seen = functional.conv2d(whole, of_whole, cast(nn.Conv2d, first).bias) + functional.conv2d(around, of_around)
+        for layer in others:
+            seen = layer(seen)
+        return seen
 
     @property
     def learns(self) -> bool:
@@ -174,7 +184,7 @@ def _trust(change: Tensor, luma: Tensor, limits: tuple[float, float]) -> Tensor:
     return ((share - none**2) / (all_of_it**2 - none**2)).clamp(0, 1).to(change.dtype)
 
 
-def log_spectra(luma: Tensor) -> Tensor:
+def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of the power spectrum around every place, and of that of the whole picture.
 
     Welch's method: the mean over windows of what the Fourier transform makes of each (less its mean, and faded out by
@@ -184,7 +194,7 @@ def log_spectra(luma: Tensor) -> Tensor:
         luma: (B, 1, H, W), values in [0, 1].
 
     Returns:
-        (B, 2 * 544, h, w), one place every 16 pixels, about zero for ordinary pictures. Each half has the 32 x 17
+        (B, 544, h, w), one place every 16 pixels, and (B, 544, 1, 1), about zero for ordinary pictures: the 32 x 17
         frequencies of a real picture, row after row.
     """
     missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
@@ -202,7 +212,7 @@ def log_spectra(luma: Tensor) -> Tensor:
     ordinary = 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)  # power falls with the square of the frequency
     ordinary = (ordinary + _NOISE).log().flatten()[:, None, None]
     around, whole = (((p + _NOISE).log() - ordinary) / 2 for p in (around, power.mean((2, 3), keepdim=True)))
-    return torch.cat([around, whole.expand_as(around)], 1)
+    return around, whole
 
 
 def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
