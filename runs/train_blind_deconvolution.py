@@ -43,6 +43,7 @@ PLACES = 16  # of a picture
 SHARD = 100  # pictures in a file
 HELD = 20  # one file of so many is held back, and one photo
 SOFT_SHARE = 0.5
+AROUND = 4 * 544  # spectra of a place; those of the whole picture follow
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 RATE, BATCH, WEIGHT_DECAY, NOISE = 1.5e-3, 256, 0.02, 0.03  # of the training; noise on the spectra
 
@@ -123,7 +124,7 @@ def main() -> None:
 
 @torch.no_grad()
 def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
-    """Fill the pool: for every place, spectra (2 * 544), and correlations of responses and what is missing."""
+    """Fill the pool: for every place, spectra (6 * 544), and correlations of responses and what is missing."""
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), default_cache(), print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
@@ -172,7 +173,7 @@ def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generat
     responses = functional.conv2d(functional.pad(blurred, [margin] * 4, mode="replicate"), filters)[0]
     missing = (sharp - blurred)[0, 0]
     around, whole = log_spectra(blurred)
-    spectra = torch.cat([around, whole.expand_as(around)], 1)[0].half()
+    spectra = torch.cat([around, whole.expand(-1, -1, *around.shape[2:])], 1)[0].half()
     reach = MIDDLE // 2
     # The middle of a place lies as far beyond its corner as it is from the next one: half a window.
     along = torch.arange(spectra.shape[-1]) * PLACE + PLACE
@@ -198,8 +199,8 @@ def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 100) * shape
         picked = torch.randint(len(pool[0]), (BATCH,))
         spectra, *correlations = (column[picked] for column in pool)
-        around, whole = (spectra.float() + NOISE * torch.randn(spectra.shape)).chunk(2, 1)
-        whole = torch.where(torch.rand(BATCH, 1) < SMALL, around, whole)
+        around, whole = (spectra.float() + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND], 1)
+        whole = torch.where(torch.rand(BATCH, 1) < SMALL, around[:, : whole.shape[1]], whole)
         loss = -gain(module, part.floor, torch.cat([around, whole], 1), *correlations).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -224,7 +225,7 @@ def gain(module: SpectralDeconvolution, floor: float, spectra: Tensor, *correlat
     Args:
         module: What makes them.
         floor: Mean squared error that counts as none.
-        spectra: At one place each, (B, 2 * 544).
+        spectra: At one place each, (B, 6 * 544).
         correlations: Of the responses among each other (B, count, count) and with what is missing (B, count), and the
             mean square of that (B,).
     """

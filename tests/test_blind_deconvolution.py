@@ -81,16 +81,16 @@ def test_responses_are_correlations_of_luma(fold):
 
 
 def by_frequency(spectra):
-    """What log_spectra gives as (2, 32, 17, h, w): around places, and of the whole picture."""
+    """What log_spectra gives as (6, 32, 17, h, w): of 192 and 96 pixels around places, and of the whole picture."""
     around, whole = spectra
-    both = torch.stack([around[0], whole[0].expand_as(around[0])])
-    return both.unflatten(1, (WINDOW, WINDOW // 2 + 1))
+    all_of_them = torch.cat([around[0], whole[0].expand(-1, *around.shape[2:])])
+    return all_of_them.unflatten(0, (6, WINDOW, WINDOW // 2 + 1))
 
 
 def test_spectra_are_read_as_one():
     module = SpectralDeconvolution(24)
-    around, whole = torch.randn(2, 544, 3, 4), torch.randn(2, 544, 1, 1)
-    expected = module.read(torch.cat([around, whole.expand_as(around)], 1))
+    around, whole = torch.randn(2, 2176, 3, 4), torch.randn(2, 1088, 1, 1)
+    expected = module.read(torch.cat([around, whole.expand(-1, -1, 3, 4)], 1))
     torch.testing.assert_close(module.read_spectra(around, whole), expected)
 
 
@@ -105,14 +105,18 @@ def test_spectra_are_those_of_welch():
     row, column = np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)
     ordinary = np.log(2e-5 / (row**2 + column**2 + 1e-3) + 1e-6)
 
-    around, whole = by_frequency(log_spectra(torch.from_numpy(x)[None, None])).numpy()
-    assert around.shape == (32, 17, rows, columns)
-    expected = (np.log(np.mean(list(power.values()), 0) + 1e-6) - ordinary) / 2
-    np.testing.assert_allclose(whole[:, :, 0, 0], expected, atol=1e-4)
-    for i, j in power:  # eleven windows along each side, fewer at the border
-        near = [p for (y, x), p in power.items() if abs(y - i) <= 5 and abs(x - j) <= 5]
-        expected = (np.log(np.mean(near, 0) + 1e-6) - ordinary) / 2
-        np.testing.assert_allclose(around[:, :, i, j], expected, atol=1e-4)
+    def means(places):  # of the power, and of its logarithm
+        logarithms = np.log(np.mean(places, 0) + 1e-6), np.mean(np.log(np.array(places) + 1e-6), 0)
+        return [(logarithm - ordinary) / 2 for logarithm in logarithms]
+
+    found = by_frequency(log_spectra(torch.from_numpy(x)[None, None])).numpy()
+    assert found.shape == (6, 32, 17, rows, columns)
+    for i, j in power:  # eleven and five windows along each side, fewer at the border
+        of_192, of_96 = (
+            means([p for (y, x), p in power.items() if max(abs(y - i), abs(x - j)) <= reach]) for reach in (5, 2)
+        )
+        expected = [*of_192, *of_96, *means(list(power.values()))]
+        np.testing.assert_allclose(found[..., i, j], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("across", "along"), [(5, 0), (0, 5), (4, 3)])
@@ -120,15 +124,15 @@ def test_a_grating_stands_out_at_its_frequency(across, along):
     row, column = np.mgrid[:96, :96]
     wave = np.sin(2 * np.pi * (column * across + row * along) / 32)
     spectra = log_spectra(torch.from_numpy(0.5 + 0.4 * wave).float()[None, None])
-    for half in by_frequency(spectra)[..., 2, 2]:
-        assert divmod(int(half.argmax()), 17) == (along, across)
+    for one in by_frequency(spectra)[..., 2, 2]:
+        assert divmod(int(one.argmax()), 17) == (along, across)
 
 
 def test_the_spectrum_tells_the_motion():
     sharp = scene()[:, :1]
     zero = 8  # of 4 pixels' motion, in 32nds of a cycle
-    for around in (0, 1):
-        rows, columns = (by_frequency(log_spectra(smeared(sharp, 4, axis)))[around].mean((2, 3)) for axis in (3, 2))
+    of_rows, of_columns = (by_frequency(log_spectra(smeared(sharp, 4, axis))).mean((3, 4)) for axis in (3, 2))
+    for rows, columns in zip(of_rows, of_columns, strict=True):
         assert rows[1:16, zero].mean() < columns[1:16, zero].mean() - 1
         assert columns[zero, 1:].mean() < rows[zero, 1:].mean() - 1
 

@@ -127,7 +127,7 @@ def test_macs_count_the_operators():
     )
     assert without > base
     basis = count_macs(create_model("saphn", **plain, filter_basis=8), 64, 64) - without
-    layers = 3 * 3 * (544 * 256 + 2 * 256 * 256 + 256 * (128 + 8)) + 544 * 256  # of 3 x 3 windows, and of the picture
+    layers = 3 * 3 * (2176 * 256 + 2 * 256 * 256 + 256 * (128 + 8)) + 1088 * 256  # 3 x 3 windows, and the picture
     assert basis == 64 * 64 * (8 * 289 + 40 + 8 + 8) + layers + 64 * 64 * 9 * 32 * 8  # and more of the last one
 
 

@@ -64,7 +64,7 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
         mixing = len(module.near.filters)
         return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing
-    if isinstance(module, SpectralDeconvolution):  # its first layer: half of it at every place, half for the picture
+    if isinstance(module, SpectralDeconvolution):  # its first layer: two thirds for every place, one for the picture
         seen, first = output[2], next(module.read.parameters())
-        return (seen[:, 0].numel() + len(seen)) * first.numel() // 2
+        return (2 * seen[:, 0].numel() + len(seen)) * first.numel() // 3
     return 0

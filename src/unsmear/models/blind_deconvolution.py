@@ -19,7 +19,7 @@ from unsmear.ops.dispatch import no_autocast
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
 WINDOW = 32  # pixels: side of the windows whose spectra are averaged; they overlap by half
-_AROUND = 11  # windows along each side around a place: 192 pixels
+_AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
 _BINS = WINDOW * (WINDOW // 2 + 1)
 _NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, _ENOUGH = 4, 96  # how much smaller long motion is looked for, and from which side of the smaller picture on
@@ -110,7 +110,7 @@ class SpectralDeconvolution(nn.Module):
         self.fold = fold
         self.register_buffer("filters", filter_basis(count))
         self.read = nn.Sequential(
-            nn.Conv2d(2 * _BINS, _HIDDEN, 1),
+            nn.Conv2d((2 * len(_AROUND) + 2) * _BINS, _HIDDEN, 1),
             nn.GELU(),
             nn.Conv2d(_HIDDEN, _HIDDEN, 1),
             nn.GELU(),
@@ -137,9 +137,9 @@ class SpectralDeconvolution(nn.Module):
         return mix_filters(weights, responses), responses, seen
 
     def read_spectra(self, around: Tensor, whole: Tensor) -> Tensor:
-        """Apply `read` to the spectra around places (B, 544, h, w) and of the whole picture (B, 544, 1, 1)."""
+        """Apply `read` to what `log_spectra` gives."""
         first, *others = self.read
-        of_around, of_whole = cast(nn.Conv2d, first).weight.chunk(2, 1)
+        of_around, of_whole = cast(nn.Conv2d, first).weight.split([around.shape[1], whole.shape[1]], 1)
         # Less work than to repeat the whole picture's spectrum at every place.
         seen = functional.conv2d(whole, of_whole, cast(nn.Conv2d, first).bias) + functional.conv2d(around, of_around)
         for layer in others:
@@ -185,17 +185,20 @@ def _trust(change: Tensor, luma: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of the power spectrum around every place, and of that of the whole picture.
+    """Power spectra around every place, and of the whole picture, as logarithms.
 
     Welch's method: the mean over windows of what the Fourier transform makes of each (less its mean, and faded out by
     a Hann window). Zeros of a blur's spectrum outlast the averaging, while most of what is in the picture does not.
+    The mean is taken twice, of the power and of its logarithm: the first is that of the strongest edges, the second
+    that of what is everywhere.
 
     Args:
         luma: (B, 1, H, W), values in [0, 1].
 
     Returns:
-        (B, 544, h, w), one place every 16 pixels, and (B, 544, 1, 1), about zero for ordinary pictures: the 32 x 17
-        frequencies of a real picture, row after row.
+        (B, 4 * 544, h, w), one place every 16 pixels, both means over 192 and then over 96 pixels; and both over the
+        whole picture, (B, 2 * 544, 1, 1). All are about zero for ordinary pictures. Each has the 32 x 17 frequencies of
+        a real picture, row after row.
     """
     missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
     luma = functional.pad(luma, (0, missing[1], 0, missing[0]), mode="replicate")
@@ -204,15 +207,28 @@ def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
     fade = fade[:, None] * fade
     transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
     power = (transform.real.square() + transform.imag.square()).flatten(3) / fade.square().sum()
-    around = power = power.permute(0, 3, 1, 2)
-    for box in ((_AROUND, 1), (1, _AROUND)):  # one direction after the other takes a fifth of the additions
-        margins = box[0] // 2, box[1] // 2
-        around = functional.avg_pool2d(around, box, stride=1, padding=margins, count_include_pad=False)
+    power = power.permute(0, 3, 1, 2)
     row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
     ordinary = 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)  # power falls with the square of the frequency
     ordinary = (ordinary + _NOISE).log().flatten()[:, None, None]
-    around, whole = (((p + _NOISE).log() - ordinary) / 2 for p in (around, power.mean((2, 3), keepdim=True)))
-    return around, whole
+
+    def logarithm(power: Tensor) -> Tensor:
+        return ((power + _NOISE).log() - ordinary) / 2
+
+    every = logarithm(power)
+    around = []
+    for windows_along in _AROUND:
+        around += [logarithm(_mean_around(power, windows_along)), _mean_around(every, windows_along)]
+    whole = [logarithm(power.mean((2, 3), keepdim=True)), every.mean((2, 3), keepdim=True)]
+    return torch.cat(around, 1), torch.cat(whole, 1)
+
+
+def _mean_around(x: Tensor, side: int) -> Tensor:
+    """The mean of (B, C, h, w) over a square around every place, as much of it as there is."""
+    for box in ((side, 1), (1, side)):  # one direction after the other takes a fifth of the additions
+        margins = box[0] // 2, box[1] // 2
+        x = functional.avg_pool2d(x, box, stride=1, padding=margins, count_include_pad=False)
+    return x
 
 
 def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
