@@ -34,6 +34,7 @@ from unsmear.train.validation import Validation, summarize
 
 SIDE = 384  # center crops of the validation pictures
 CLEAN = (0.0, 0.0, 0.0, 0.0, 1.0)
+PAPER = {"skips": False, "filter_basis": 0}  # nothing that the paper has not
 
 # What each variant changes in the recipe "default" with mild and medium blur from the start; `overrides` are of the
 # network `saphn-s`.
@@ -63,22 +64,24 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "curriculum": {"curriculum": True},
     },
     "takeoff": {
-        "only clean blur, no skips": {"mixture": CLEAN, "overrides": {"skips": False, "filter_basis": 0}},
+        "only clean blur, no skips": {"mixture": CLEAN, "overrides": PAPER},
         "only clean blur, skips": {"mixture": CLEAN, "overrides": {"filter_basis": 0}},
         "only clean blur, skips and filter basis": {"mixture": CLEAN},
     },
     "additions": {
         "skips and filter basis, as shipped": {},
         "no filter basis": {"overrides": {"filter_basis": 0}},
-        "neither, as in the paper": {"overrides": {"skips": False, "filter_basis": 0}},
+        "neither, as in the paper": {"overrides": PAPER},
     },
     "components": {
-        "all": {},
-        "no attention to itself": {"overrides": {"attention": False}},
-        "no attention to the encoder": {"overrides": {"cross_attention": False}},
-        "no pixel-dependent filtering": {"overrides": {"filtering": False}},
-        "no patch hierarchy": {"overrides": {"levels": 1}},
-        "none of them": {"overrides": {"attention": False, "cross_attention": False, "filtering": False, "levels": 1}},
+        "attention and filtering": {"overrides": PAPER},
+        "attention only": {"overrides": PAPER | {"filtering": False}},
+        "filtering only": {"overrides": PAPER | {"attention": False, "cross_attention": False}},
+        "neither": {"overrides": PAPER | {"attention": False, "cross_attention": False, "filtering": False}},
+        "both, no attention to the encoder": {"overrides": PAPER | {"cross_attention": False}},
+        "both, full filters": {"overrides": PAPER | {"filters": "full"}},
+        "both, one level": {"overrides": PAPER | {"levels": 1}},
+        "both, two levels": {"overrides": PAPER | {"levels": 2}},
     },
 }
 
