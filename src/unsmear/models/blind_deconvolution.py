@@ -23,7 +23,7 @@ _AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
 _BINS = WINDOW * (WINDOW // 2 + 1)
 _NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, _ENOUGH = 4, 96  # how much smaller long motion is looked for, and from which side of the smaller picture on
-_TRUSTED_FAR = 0.2, 0.35  # root mean square of the change to that of detail, from nothing to all of it
+_TRUSTED_FAR = 0.45, 0.65  # root mean square of the change to that of detail, from nothing to all of it
 _TRUSTED_NEAR = 0.03, 0.06
 _HIDDEN = 256
 
