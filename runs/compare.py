@@ -124,7 +124,7 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
     result = folder / "result.json"
     if not result.exists():
         log: list[Row] = []
-        photos = SharpPhotos(store, config.mixture, config.curriculum, config.soft_share)
+        photos = SharpPhotos(store, config.mixture, config.curriculum, config.soft_share, config.sharp_share)
         resume = any((folder / "checkpoints").glob("step-*"))
         train(config, [(photos, 1.0)], folder, resume=resume, log=log.append)
         scores = summarize(validation.score(Deblurrer(folder / "weights.safetensors")))

@@ -75,6 +75,12 @@ def test_a_share_of_the_photos_is_soft_before_it_is_blurred():
     assert 16 <= (of_some == of_sharp).sum() <= 48
 
 
+def test_a_share_of_the_photos_is_not_blurred():
+    source = SharpPhotos(photos(), sharp_share=0.5)
+    pairs = [source.draw(2, 32, 0.0, torch.Generator().manual_seed(s)) for s in range(32)]
+    assert 8 <= sum(torch.equal(blurred, sharp) for blurred, sharp in pairs) <= 24
+
+
 def test_softening_is_a_gaussian():
     picture = np.random.default_rng(0).random((2, 3, 40, 50)).astype(np.float32)
     for sigma in (0.25, 1.3, 2.0):

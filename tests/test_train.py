@@ -144,16 +144,26 @@ def test_only_what_there_is_can_be_frozen(tmp_path):
 
 def test_losses_equal_their_definitions():
     x, y = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    differences = (x - y).flatten().tolist()
-    assert float(mean_squared_error(x, y)) == pytest.approx(np.mean([d * d for d in differences]), rel=1e-5)
-    assert float(charbonnier(x, y)) == pytest.approx(np.mean([math.hypot(d, 1e-3) for d in differences]), rel=1e-5)
-    ratios = [np.log10(np.square(d).mean() + 1e-5) for d in (x - y).numpy()]
-    assert float(negative_psnr(x, y)) == pytest.approx(10 * np.mean(ratios), rel=1e-5)
-    spectrum = np.fft.rfft2((x - y).numpy(), norm="ortho")
+    pictures = (x - y).numpy()
+    squares = [np.square(d).mean() for d in pictures]
+    np.testing.assert_allclose(mean_squared_error(x, y), squares, rtol=1e-5)
+    np.testing.assert_allclose(charbonnier(x, y), [np.hypot(d, 1e-3).mean() for d in pictures], rtol=1e-5)
+    np.testing.assert_allclose(negative_psnr(x, y), [10 * np.log10(s + 1e-5) for s in squares], rtol=1e-5)
+    spectrum = np.fft.rfft2(pictures, norm="ortho")
     expected = (np.abs(spectrum.real).mean() + np.abs(spectrum.imag).mean()) / 2
     assert float(frequency_distance(x, y)) == pytest.approx(expected, rel=1e-5)
     whole = restoration_loss([x, x, x], y, name="mse", lower_weight=0.5, frequency_weight=2.0)
-    assert float(whole) == pytest.approx(2 * float(mean_squared_error(x, y)) + 2 * expected, rel=1e-5)
+    assert float(whole) == pytest.approx(2 * np.mean(squares) + 2 * expected, rel=1e-5)
+
+
+def test_what_a_picture_loses_counts_more_than_what_another_gains():
+    sharp = torch.rand(2, 3, 4, 4)
+    blurred = sharp + 0.1
+    estimate = sharp + torch.tensor([0.05, 0.2])[:, None, None, None]
+    plain = restoration_loss([estimate], sharp, name="mse")
+    weighed = restoration_loss([estimate], sharp, name="mse", blurred=blurred, harm_weight=3.0)
+    harm = (0.2**2 - 0.1**2) / 2  # of the second picture alone
+    assert float(weighed - plain) == pytest.approx(3 * harm, rel=1e-4)
 
 
 def test_orthogonalize_equalizes_singular_values():

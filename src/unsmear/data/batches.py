@@ -36,23 +36,30 @@ class SharpPhotos:
         curriculum: Whether medium blur and then the two strong ones come in over the first half of the run
             only. Mild and clean blur stay in the mixture: what is learned first must not be forgotten.
         soft_share: Share of the crops that are softened before they are blurred, see `random_softness`.
+        sharp_share: Share of the batches that are not blurred.
     """
 
     pictures: Sequence[np.ndarray]
     mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
     soft_share: float = 0.0
+    sharp_share: float = 0.0
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
-        """Draw crops with something in them, and blur them with one of the presets."""
+        """Draw crops with something in them, and blur them with one of the presets, or not at all."""
+        if self.sharp_share and torch.rand((), generator=rng) < self.sharp_share:
+            sharp = self._sharp(count, size, rng)
+            return sharp, sharp
         grown = min(1.0, 2 * progress) if self.curriculum else 1.0
         late = max(0.0, 1.5 * grown - 0.5)
         growth = torch.tensor([1.0, grown, late, late, 1.0])
         shares = torch.tensor(self.mixture) * growth[: len(self.mixture)]
         config, margin = _PRESETS[int(torch.multinomial(shares, 1, generator=rng))]
-        crops = [self._textured(size + 2 * margin, rng)[None].float() / 255 for _ in range(count)]
-        crops = [random_softness(crop, self.soft_share, rng) for crop in crops]
-        return synthesize(torch.cat(crops), config, rng, margin=margin)
+        return synthesize(self._sharp(count, size + 2 * margin, rng), config, rng, margin=margin)
+
+    def _sharp(self, count: int, size: int, rng: torch.Generator) -> Tensor:
+        crops = [self._textured(size, rng)[None].float() / 255 for _ in range(count)]
+        return torch.cat([random_softness(crop, self.soft_share, rng) for crop in crops])
 
     def _textured(self, size: int, rng: torch.Generator) -> Tensor:
         """Sky and bokeh teach little: look a few times for a crop whose gradients exceed 3 gray levels."""

@@ -36,6 +36,7 @@ class TrainConfig:
         loss: "mse", "charbonnier", or "psnr", whose gradients are some hundred times larger: raise `clip` with it.
         lower_weight: Loss weight of each level below the output's.
         frequency_weight: Weight of the Fourier term.
+        harm_weight: How much more what a picture loses against its blurred input counts than what another gains.
         pixel_weight: Weight of all of that together, which compares pixels; 0 to leave it out.
         perceptual_weight: Weight of the difference between features of VGG19; 0 to leave it out.
         vgg19: File of VGG19's weights, which the perceptual term needs.
@@ -53,6 +54,7 @@ class TrainConfig:
         curriculum: Whether medium blur and then the two strong presets come in over the first half of the steps only.
         soft_share: Share of the crops of photos that are softened, by a Gaussian of 0.25 to 2 pixels, before they are
             blurred: soft pictures must not be taken for blurred ones.
+        sharp_share: Share of the batches of photos that are not blurred at all: what is sharp must stay as it is.
         frame_share: Share of batches from averaged video frames, where such data is given.
         pair_share: Share of batches from real pairs, where such data is given.
         seed: Seed of everything random.
@@ -80,6 +82,7 @@ class TrainConfig:
     loss: LossName = "charbonnier"
     lower_weight: float = 0.3
     frequency_weight: float = 0.0
+    harm_weight: float = 0.0
     pixel_weight: float = 1.0
     perceptual_weight: float = 0.0
     vgg19: str | None = None
@@ -95,6 +98,7 @@ class TrainConfig:
     mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
     soft_share: float = 0.5
+    sharp_share: float = 0.0
     frame_share: float = 0.25
     pair_share: float = 1.0
     seed: int = 0
@@ -107,7 +111,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "crop", "log_every", "validate_every", "halve_every", "critic_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("soft_share", "frame_share", "pair_share", "ema", "cooldown"):
+        for name in ("soft_share", "sharp_share", "frame_share", "pair_share", "ema", "cooldown"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
@@ -142,7 +146,14 @@ class TrainConfig:
         return self.learning_rate * warm * shape
 
 
-_WEIGHTS = ("lower_weight", "frequency_weight", "pixel_weight", "perceptual_weight", "adversarial_weight")
+_WEIGHTS = (
+    "lower_weight",
+    "frequency_weight",
+    "harm_weight",
+    "pixel_weight",
+    "perceptual_weight",
+    "adversarial_weight",
+)
 _CHOICES = {
     "optimizer": ("adam", "adamw", "muon"),
     "schedule": ("halve", "constant", "cosine"),

@@ -163,7 +163,7 @@ def train(
         sharp = sharp.to(accelerator.device, non_blocking=True)
         with accelerator.autocast():
             estimates = run(blurred)
-        loss = objective(estimates, sharp, config.rate(progress.step))
+        loss = objective(estimates, blurred, sharp, config.rate(progress.step))
         accelerator.backward(loss)
         # Gradients are summed over all processes, so a bad loss anywhere shows everywhere.
         norm = accelerator.clip_grad_norm_(levels.parameters(), config.clip or math.inf)

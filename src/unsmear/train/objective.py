@@ -39,11 +39,12 @@ class Objective:
             )
         self.terms: dict[str, Tensor] = {}
 
-    def __call__(self, estimates: list[Tensor], sharp: Tensor, rate: float) -> Tensor:
+    def __call__(self, estimates: list[Tensor], blurred: Tensor, sharp: Tensor, rate: float) -> Tensor:
         """The loss of a batch; critics are trained on it first.
 
         Args:
             estimates: One (B, 3, h, w) a level, the network's output last, values around [0, 1].
+            blurred: What the network was given (B, 3, H, W), values in [0, 1].
             sharp: The sharp pictures (B, 3, H, W), values in [0, 1].
             rate: The learning rate, for the critics.
 
@@ -59,6 +60,8 @@ class Objective:
                 name=config.loss,
                 lower_weight=config.lower_weight,
                 frequency_weight=config.frequency_weight,
+                blurred=blurred,
+                harm_weight=config.harm_weight,
             )
             terms["pixels"] = config.pixel_weight, distance
         if self._features is not None:
