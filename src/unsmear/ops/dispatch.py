@@ -1,6 +1,8 @@
 """Where the operators compute: in compiled kernels, or in plain PyTorch."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from importlib.util import find_spec
 
 import torch
@@ -13,13 +15,26 @@ _WIDEST = {torch.float32: 64, torch.bfloat16: 128, torch.float16: 128}
 """How many channels a program's share of shared memory has room for."""
 
 
+_plain = ContextVar("_plain", default=False)
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Where processors work in plain PyTorch: loading the compiled kernels takes longer than a few small pictures."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
 def takes_kernels(x: Tensor) -> bool:
     """Whether the compiled CPU kernels can work on a tensor: on a processor, outside a graph being recorded.
 
     A graph can only hold PyTorch operators.
     """
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return x.is_cpu and not tracing and not torch.compiler.is_compiling()
+    return x.is_cpu and not tracing and not torch.compiler.is_compiling() and not _plain.get()
 
 
 def takes_triton(x: Tensor, *channels: int) -> bool:
