@@ -33,7 +33,7 @@ from unsmear.data.batches import VideoFrames, random_crop, random_softness
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, BlurConfig, synthesize
 from unsmear.data.store import PictureStore, default_cache, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import FAR, WINDOW, SpectralDeconvolution, log_spectra
+from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, WINDOW, SpectralDeconvolution, log_spectra
 from unsmear.models.saphn import SAPHN
 
 MARGIN = 16  # pixels around a picture that may move in
@@ -43,7 +43,6 @@ PLACES = 16  # of a picture
 SHARD = 100  # pictures in a file
 HELD = 20  # one file of so many is held back, and one photo
 SOFT_SHARE = 0.5
-AROUND = 4 * 544  # spectra of a place; those of the whole picture follow
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 RATE, BATCH, WEIGHT_DECAY, NOISE = 1.5e-3, 256, 0.2, 0.08  # of the training; noise on the spectra
 HARM = 2  # what a picture loses counts so many times more
@@ -200,7 +199,7 @@ def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 100) * shape
         picked = torch.randint(len(pool[0]), (BATCH,))
         spectra, *correlations = (column[picked] for column in pool)
-        around, whole = (spectra.float() + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND], 1)
+        around, whole = (spectra.float() + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
         whole = torch.where(torch.rand(BATCH, 1) < SMALL, around[:, : whole.shape[1]], whole)
         gained = gain(module, part.floor, torch.cat([around, whole], 1), *correlations)
         loss = -(gained + HARM * gained.clamp(max=0)).mean()

@@ -21,6 +21,7 @@ BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_fil
 WINDOW = 32  # pixels: side of the windows whose spectra are averaged; they overlap by half
 _AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
 _BINS = WINDOW * (WINDOW // 2 + 1)
+AROUND_BINS = 2 * len(_AROUND) * _BINS  # spectra of a place; those of the whole picture follow
 _NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, _ENOUGH = 4, 96  # how much smaller long motion is looked for, and from which side of the smaller picture on
 _TRUSTED_FAR = 0.45, 0.65  # root mean square of the change to that of detail, from nothing to all of it
@@ -110,7 +111,7 @@ class SpectralDeconvolution(nn.Module):
         self.fold = fold
         self.register_buffer("filters", filter_basis(count))
         self.read = nn.Sequential(
-            nn.Conv2d((2 * len(_AROUND) + 2) * _BINS, _HIDDEN, 1),
+            nn.Conv2d(AROUND_BINS + 2 * _BINS, _HIDDEN, 1),
             nn.GELU(),
             nn.Conv2d(_HIDDEN, _HIDDEN, 1),
             nn.GELU(),
