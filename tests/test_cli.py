@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unsmear import cli, restore, treatment
+from unsmear import Deblurrer, cli, restore, treatment
 from unsmear.batch import Job
 from unsmear.errors import ModelError, OutOfMemoryError, UsageError
 from unsmear.image import MAX_MEGAPIXELS, Picture
@@ -661,3 +661,20 @@ def test_whole_way_with_the_default_network(tmp_path):
     assert process.wait(timeout=120) == 0
     with Image.open(tmp_path / "a.deblurred.png") as img:
         assert np.abs(np.asarray(img).astype(int) - 100).max() < 60
+
+
+@pytest.mark.parametrize(("width", "compiled"), [(61, False), (1000, True)])
+def test_one_small_picture_does_not_wait_for_compiled_kernels(tmp_path, width, compiled):
+    """Plain PyTorch, on one thread: the same bits whatever number there is, and the picture that kernels give."""
+    blurred = np.random.default_rng(0).integers(0, 256, (45, width, 3), np.uint8)
+    Image.fromarray(blurred).save(tmp_path / "a.png")
+    stub = "import atexit\natexit.register(lambda: print('numba' in sys.modules, file=sys.stderr))"
+    restored = []
+    for threads in (1, 2):
+        arguments = ["deblur", "a.png", "-q", "--device", "cpu", "--no-guard", "-o", f"{threads}.png"]
+        process = shell(*arguments, stub=stub, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+        assert process.communicate(timeout=120) == (b"", f"{compiled}\n".encode())
+        with Image.open(tmp_path / f"{threads}.png") as img:
+            restored.append(np.asarray(img).astype(int))
+    np.testing.assert_array_equal(*restored)
+    np.testing.assert_allclose(restored[0], Deblurrer(device="cpu").restore(blurred).astype(int), atol=1)

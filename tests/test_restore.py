@@ -169,20 +169,6 @@ def test_strength_zero_is_exact_and_independent_of_the_input():
     assert not np.shares_memory(restored, image)
 
 
-def test_small_pictures_need_no_compiled_kernels_and_come_out_alike():
-    code = """
-import sys, numpy as np, unsmear, unsmear.arrays
-picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-deblurrer = unsmear.Deblurrer(device="cpu")
-plain = deblurrer(picture).astype(int)
-assert "numba" not in sys.modules
-unsmear.arrays._SMALL = 0
-assert abs(deblurrer(picture) - plain).max() <= 1
-assert "numba" in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_16_bit_values_keep_their_depth():
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     np.testing.assert_array_equal(Deblurrer(StandIn()).restore(ramp), ramp)

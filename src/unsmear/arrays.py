@@ -5,7 +5,6 @@ Pictures stay uint8 (or whatever they came as) and are turned into floating poin
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from unsmear.device import choose_device, default_budget
 from unsmear.errors import ImageError, ModelError, OutOfMemoryError, UsageError
 from unsmear.models import DEFAULT_MODEL, load_model
-from unsmear.ops.dispatch import plain_operators
 from unsmear.precision import HalfPrecisionError, Runner, choose_dtype
 from unsmear.tiling import OVERLAP, TilePlan, merge_tiles, plan_tiles, reflect_indices
 
@@ -28,7 +26,6 @@ memory ran out and the tiles had to shrink."""
 Quality = Literal["normal", "best"]
 
 _MAX_HALVINGS = 3
-_SMALL = 40_000  # pixels of a tile for which loading the compiled kernels takes some ten times as long as a pass
 _GIB = 2**30
 # Resident memory as measured on Linux (docs/tiling.md): PyTorch, compiled kernels and all that comes with them after a
 # first tiny picture; and the share of what plans reckon with that networks take in the end, as plans must not be wrong.
@@ -225,8 +222,7 @@ class ArrayDeblurrer:
             tile = tile.astype(np.float32)
         x = torch.from_numpy(tile).to(self.device).permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
         x = x.to(torch.float32, memory_format=torch.channels_last) / full
-        with plain_operators() if x.shape[2] * x.shape[3] <= _SMALL else nullcontext():
-            y = self._run(x) if quality == "normal" else self._run_all_ways(x)
+        y = self._run(x) if quality == "normal" else self._run_all_ways(x)
         if y.shape != x.shape:
             raise ModelError(f"model {self.name!r} turned {tuple(x.shape)} into {tuple(y.shape)}; the shape must stay")
         if not y.sum().isfinite():  # one number tells of all, without a map of them

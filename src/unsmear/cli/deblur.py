@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from unsmear.batch import Batch, Job
     from unsmear.pipeline import Outcome, Usage
     from unsmear.restore import Deblurrer
+
+_SMALL = 40_000  # pixels of a picture for which loading the compiled kernels takes some ten times as long as a pass
 
 
 class _Report(Protocol):
@@ -115,13 +117,15 @@ def deblur(
         tell(f"{job} (skipped, exists)")
     copy_kept = output is not None
     outcomes: list[Outcome] = []
-    usage = None
+    usage, small = None, False
     try:
         if not batch.is_many and STREAM not in inputs:  # most faults of a picture show before a network is loaded
-            probe(batch.jobs[0].source, max_megapixels=max_megapixels)
+            width, height, _ = probe(batch.jobs[0].source, max_megapixels=max_megapixels)
+            small = width * height <= _SMALL
         if batch.jobs:
             with _progress(len(batch.jobs), hidden=quiet or dry_run) as show:
                 show(0, f"loading {model}")
+                from unsmear.ops.dispatch import plain_operators
                 from unsmear.restore import Deblurrer
 
                 deblurrers = [Deblurrer(model, device=name, dtype=dtype) for name in device.split(",")]
@@ -164,7 +168,11 @@ def deblur(
                         done=done,
                     )
                 else:
-                    done(run_job(batch.jobs[0], treatments[0], max_megapixels=max_megapixels, copy_kept=copy_kept))
+                    with plain_operators() if small else nullcontext():
+                        outcome = run_job(
+                            batch.jobs[0], treatments[0], max_megapixels=max_megapixels, copy_kept=copy_kept
+                        )
+                    done(outcome)
     except UnsmearError as error:
         if not batch.is_many:
             outcomes.append(Outcome(batch.jobs[0], "failed", str(error), error=error))

@@ -20,11 +20,17 @@ _plain = ContextVar("_plain", default=False)
 
 @contextmanager
 def plain_operators() -> Iterator[None]:
-    """Where processors work in plain PyTorch: loading the compiled kernels takes longer than a few small pictures."""
-    token = _plain.set(True)
+    """Where processors work in plain PyTorch: loading the compiled kernels takes longer than one small picture.
+
+    On one thread, as PyTorch's own sums depend on the number of threads, and those of the compiled kernels do not. For
+    processes that do nothing else meanwhile: that number is the whole process's.
+    """
+    threads, token = torch.get_num_threads(), _plain.set(True)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         _plain.reset(token)
 
 
