@@ -14,6 +14,8 @@
 Spatial sizes must be multiples of `size_multiple`. Values in and out are sRGB-encoded, [0, 1].
 """
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, cast
@@ -287,7 +289,8 @@ class SAPHN(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Deblur `x` (B, 3, H, W), values in [0, 1]; returns the same shape, not clamped."""
-        return self._unfold(self._estimates(x)[-1])
+        [last] = deque(self._estimates(x), maxlen=1)  # what came before is freed on the way
+        return self._unfold(last)
 
     def estimates(self, x: Tensor) -> list[Tensor]:
         """The estimates of all levels (B, 3, H, W), lowest level first, the network's output last.
@@ -304,15 +307,14 @@ class SAPHN(Network):
         blocks = (estimate + 0.5).reshape(batch, 3, fold, fold, height, width).permute(0, 1, 4, 2, 5, 3)
         return blocks.reshape(batch, 3, height * fold, width * fold)
 
-    def _estimates(self, x: Tensor) -> list[Tensor]:
+    def _estimates(self, x: Tensor) -> Iterator[Tensor]:
         # The base model works on values around zero.
         estimate = blurred = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
-        estimates: list[Tensor] = []
         lower: Tensor | None = None
         first_look = None if self.blind is None else self.blind(x)
         if first_look is not None:
             estimate = blurred + first_look.correction.repeat(1, 3, 1, 1)  # the same for every color
-            estimates.append(estimate)
+            yield estimate
         for level in range(self.config.levels, 0, -1):
             features = self._encode(level, to_patches(estimate, level))
             if lower is not None:
@@ -327,17 +329,16 @@ class SAPHN(Network):
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
             if first_look is not None:
-                weights, residual = residual.tensor_split([self.config.filter_basis], 1)
-                mixed = mix_filters(weights, first_look.responses)
-                residual = residual + mixed.repeat(1, 3, 1, 1)
+                weights, own = residual.tensor_split([self.config.filter_basis], 1)
+                residual = own + mix_filters(weights, first_look.responses).repeat(1, 3, 1, 1)
+                del weights, own  # views of what the decoder gave
             if self.config.residual:
                 estimate = estimate + residual
             elif level > 1:  # the base model: lower levels correct the blurred picture, level 1 makes the sharp one
                 estimate = blurred + residual
             else:
                 estimate = residual
-            estimates.append(estimate)
-        return estimates
+            yield estimate
 
     def _encode(self, level: int, x: Tensor) -> list[Tensor]:
         encoder = self.encoders[level - 1]

@@ -43,6 +43,7 @@ def run(kernel: Callable[..., None], tasks: int, *args: Tensor | int) -> None:
     for helper in helpers:
         if not helper.cancel():  # too late to matter, if it has not even begun
             helper.result()
+    flat.clear()  # a helper that was cancelled keeps the list until its thread comes round to it
 
 
 def lanes(tensor: Tensor) -> int:
