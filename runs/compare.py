@@ -124,7 +124,8 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
     result = folder / "result.json"
     if not result.exists():
         log: list[Row] = []
-        photos = SharpPhotos(store, config.mixture, config.curriculum, config.soft_share, config.sharp_share)
+        shares = config.soft_share, config.sharp_share, config.grain_share
+        photos = SharpPhotos(store, config.mixture, config.curriculum, *shares)
         resume = any((folder / "checkpoints").glob("step-*"))
         train(config, [(photos, 1.0)], folder, resume=resume, log=log.append)
         scores = summarize(validation.score(Deblurrer(folder / "weights.safetensors")))

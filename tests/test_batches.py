@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unsmear.data.batches import Batches, RealPairs, SharpPhotos, VideoFrames, random_crop
+from unsmear.data.batches import Batches, RealPairs, SharpPhotos, VideoFrames, random_crop, random_grain
 from unsmear.data.camera import soften
 from unsmear.errors import UsageError
 
@@ -79,6 +79,36 @@ def test_a_share_of_the_photos_is_not_blurred():
     source = SharpPhotos(photos(), sharp_share=0.5)
     pairs = [source.draw(2, 32, 0.0, torch.Generator().manual_seed(s)) for s in range(32)]
     assert 8 <= sum(torch.equal(blurred, sharp) for blurred, sharp in pairs) <= 24
+
+
+def test_a_share_of_the_crops_is_noisy_and_the_truth_with_them():
+    source = SharpPhotos(photos(), sharp_share=1.0, grain_share=0.5)
+    clean = SharpPhotos(photos(), sharp_share=1.0)
+    sizes = []
+    for seed in range(16):
+        blurred, sharp = source.draw(4, 32, 0.0, torch.Generator().manual_seed(seed))
+        assert torch.equal(blurred, sharp)
+        assert blurred.min() >= 0
+        assert blurred.max() <= 1
+        without, _ = clean.draw(4, 32, 0.0, torch.Generator().manual_seed(seed))
+        sizes.extend((blurred - without).std(dim=(1, 2, 3)).tolist())
+    assert 16 <= sizes.count(0.0) <= 48
+    noisy = [size for size in sizes if size]
+    assert min(noisy) < 0.03
+    assert max(noisy) > 0.12
+
+
+def test_grain_is_gray_or_colored_fine_or_coarse():
+    grain = random_grain(torch.zeros(64, 3, 48, 48), 1.0, torch.Generator().manual_seed(0))
+    size = grain.std(dim=(1, 2, 3), keepdim=True)
+    assert 0.01 <= size.min() < 0.015
+    assert 0.2 < size.max() <= 0.31
+    color = ((grain - grain.mean(1, keepdim=True)).std(dim=(1, 2, 3)) / size.flatten()).tolist()
+    slope = (grain.diff(dim=-1).std(dim=(1, 2, 3)) / size.flatten()).tolist()
+    assert min(color) < 0.2
+    assert max(color) > 0.7
+    assert min(slope) < 0.8
+    assert max(slope) == pytest.approx(2**0.5, abs=0.05)
 
 
 def test_softening_is_a_gaussian():

@@ -1,5 +1,6 @@
 """Training batches. Batch i depends on the seed and on i alone, so a run resumes at any step, on any workers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -37,6 +38,7 @@ class SharpPhotos:
             only. Mild and clean blur stay in the mixture: what is learned first must not be forgotten.
         soft_share: Share of the crops that are softened before they are blurred, see `random_softness`.
         sharp_share: Share of the batches that are not blurred.
+        grain_share: Share of the crops with strong noise, see `random_grain`.
     """
 
     pictures: Sequence[np.ndarray]
@@ -44,9 +46,15 @@ class SharpPhotos:
     curriculum: bool = True
     soft_share: float = 0.0
     sharp_share: float = 0.0
+    grain_share: float = 0.0
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw crops with something in them, and blur them with one of the presets, or not at all."""
+        blurred, sharp = self._pair(count, size, progress, rng)
+        grain = random_grain(sharp, self.grain_share, rng)
+        return (blurred, sharp) if grain is None else ((blurred + grain).clamp(0, 1), (sharp + grain).clamp(0, 1))
+
+    def _pair(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         if self.sharp_share and torch.rand((), generator=rng) < self.sharp_share:
             sharp = self._sharp(count, size, rng)
             return sharp, sharp
@@ -200,6 +208,29 @@ def random_softness(crop: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """
     happens, softness = torch.rand(2, generator=rng).tolist()
     return soften(crop, 0.25 + 1.75 * softness) if happens < share else crop
+
+
+def random_grain(pictures: Tensor, share: float, rng: torch.Generator) -> Tensor | None:
+    """Draw strong noise for a share of the pictures (B, 3, H, W); None if that is 0.
+
+    Gaussian, of a standard deviation of 0.01 to 0.3, gray or colored or something between, in half of the cases coarser
+    than a pixel. It is to be added to the blurred and to the sharp pictures alike: noise stays, as this is no denoiser,
+    and blur that noise hides stays, too. A network that has met hardly any noise makes it many times as strong.
+    """
+    if not share:
+        return None
+    grains = []
+    for _ in range(len(pictures)):
+        happens, size, colored, coarse, sigma = torch.rand(5, generator=rng).tolist()
+        grain = torch.zeros_like(pictures[:1])
+        if happens < share:
+            noise = torch.randn((4, *pictures.shape[2:]), generator=rng)
+            grain = math.sqrt(1 - colored) * noise[None, :1] + math.sqrt(colored) * noise[None, 1:]
+            if coarse < 0.5:
+                grain = soften(grain, 0.3 + 0.7 * sigma)
+            grain *= 0.01 * 30**size / grain.std()
+        grains.append(grain)
+    return torch.cat(grains)
 
 
 def _crops(pictures: Sequence[np.ndarray], size: int, rng: torch.Generator) -> Tensor:

@@ -124,9 +124,8 @@ def run_training(
     if photos:
         rest = max(0.0, 1 - sum(share for _, share in sources)) or 1.0
         store = PictureStore(photos, cache, notice)
-        sources.append(
-            (SharpPhotos(store, config.mixture, config.curriculum, config.soft_share, config.sharp_share), rest)
-        )
+        shares = config.soft_share, config.sharp_share, config.grain_share
+        sources.append((SharpPhotos(store, config.mixture, config.curriculum, *shares), rest))
     sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED], cache)] if held_out else []
     _write_config(config, data, out)
     with _logging(out, make_writer) as write:

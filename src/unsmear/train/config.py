@@ -55,6 +55,8 @@ class TrainConfig:
         soft_share: Share of the crops of photos that are softened, by a Gaussian of 0.25 to 2 pixels, before they are
             blurred: soft pictures must not be taken for blurred ones.
         sharp_share: Share of the batches of photos that are not blurred at all: what is sharp must stay as it is.
+        grain_share: Share of the crops of photos that get strong noise, blurred and sharp alike: noise is neither to be
+            taken away nor to be made stronger.
         frame_share: Share of batches from averaged video frames, where such data is given.
         pair_share: Share of batches from real pairs, where such data is given.
         seed: Seed of everything random.
@@ -99,6 +101,7 @@ class TrainConfig:
     curriculum: bool = True
     soft_share: float = 0.5
     sharp_share: float = 0.0
+    grain_share: float = 0.0
     frame_share: float = 0.25
     pair_share: float = 1.0
     seed: int = 0
@@ -111,7 +114,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "crop", "log_every", "validate_every", "halve_every", "critic_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("soft_share", "sharp_share", "frame_share", "pair_share", "ema", "cooldown"):
+        for name in ("soft_share", "sharp_share", "grain_share", "frame_share", "pair_share", "ema", "cooldown"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
