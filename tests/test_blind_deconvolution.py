@@ -160,7 +160,7 @@ def test_long_motion_comes_first_at_a_quarter_of_the_size(module):
         kernel = np.tensordot(part.mix.bias.detach().numpy(), part.filters.numpy(), 1)
         return torch.from_numpy(ndimage.correlate(picture[0, 0].numpy(), kernel, mode="nearest"))[None, None]
 
-    luma = scene(400)[:, :1]
+    luma = 0.1 * scene(400)[:, :1]  # so dark that nothing of it becomes a lamp
     small = mixed(torch.nn.functional.avg_pool2d(luma, 4), module.far)
     far = torch.nn.functional.interpolate(small, scale_factor=4, mode="bicubic")
     with torch.no_grad():
@@ -174,7 +174,7 @@ def test_long_motion_comes_first_at_a_quarter_of_the_size(module):
 @pytest.mark.parametrize("part", ["near", "far"])
 def test_slight_changes_are_left_out(module, part):
     module = copy.deepcopy(module)
-    luma = scene(400)
+    luma = 0.1 * scene(400)
     mix = getattr(module, part).mix
 
     def changes():
@@ -190,6 +190,24 @@ def test_slight_changes_are_left_out(module, part):
     assert list(changes()) == pytest.approx([much] * 3, rel=1e-3)  # training begins with slight ones
     mix.requires_grad_(False)
     assert list(changes()) == [slight, some, much]
+
+
+def test_around_lamps_nothing_is_changed(module):
+    module = copy.deepcopy(module)
+    module.far.mix.bias.data[0] = 2  # makes the lamp twice as bright as white, and its outline darker than black
+
+    def change(brightness):
+        picture = 0.3 * scene(400)
+        picture[..., 200:208, 200:208] = brightness
+        with torch.no_grad():
+            return torch.nn.functional.pixel_shuffle(module(picture).correction, 2)[0, 0]
+
+    lamp, spot = change(1.0), change(0.3)
+    assert lamp[192:216, 192:216].abs().max() < 1e-6
+    assert spot[192:216, 192:216].abs().max() > 0.1
+    far_away = torch.ones(400, 400, dtype=torch.bool)
+    far_away[140:268, 140:268] = False
+    torch.testing.assert_close(lamp[far_away], spot[far_away])
 
 
 @pytest.mark.parametrize("size", [(16, 24), (32, 32), (48, 104), (384, 392)])

@@ -26,6 +26,7 @@ _NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, _ENOUGH = 4, 96  # how much smaller long motion is looked for, and from which side of the smaller picture on
 _TRUSTED_FAR = 0.45, 0.65  # root mean square of the change to that of detail, from nothing to all of it
 _TRUSTED_NEAR = 0.03, 0.06
+_TOO_BRIGHT = 0.1, 0.25  # beyond white, from all of the change to nothing
 _HIDDEN = 256
 
 
@@ -87,7 +88,7 @@ class BlindDeconvolution(nn.Module):
         if not enough:
             mixed = 0 * mixed  # several processes train together only if every weight has a gradient
         elif not self.far.learns:
-            mixed = mixed * _trust(mixed, small, _TRUSTED_FAR)
+            mixed = mixed * _trust(mixed, small, _TRUSTED_FAR) * _away_from_lamps(mixed, small)
         return functional.interpolate(mixed.float(), scale_factor=FAR, mode="bicubic")
 
     @staticmethod
@@ -183,6 +184,18 @@ def _trust(change: Tensor, luma: Tensor, limits: tuple[float, float]) -> Tensor:
     )
     none, all_of_it = limits
     return ((share - none**2) / (all_of_it**2 - none**2)).clamp(0, 1).to(change.dtype)
+
+
+def _away_from_lamps(change: Tensor, luma: Tensor) -> Tensor:
+    """How far to follow a change of (B, 1, h, w) at every place, in [0, 1]: (B, 1, h, w).
+
+    Of a lamp brighter than the sensor can record, the picture has too little light for any filter that undoes a motion:
+    it leaves dark outlines as far as it reaches. It also makes the lamp much brighter than white, which tells where.
+    """
+    beyond = functional.max_pool2d(luma + change - 1, 17, stride=1, padding=8)  # the side of the filters
+    all_of_it, none = _TOO_BRIGHT
+    doubt = ((beyond - all_of_it) / (none - all_of_it)).clamp(0, 1)
+    return 1 - _mean_around(doubt, 9)
 
 
 def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
