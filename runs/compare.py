@@ -126,6 +126,7 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
         log: list[Row] = []
         shares = config.soft_share, config.sharp_share, config.grain_share
         photos = SharpPhotos(store, config.mixture, config.curriculum, *shares)
+        config = dataclasses.replace(config, log_every=min(config.log_every, config.steps))
         resume = any((folder / "checkpoints").glob("step-*"))
         train(config, [(photos, 1.0)], folder, resume=resume, log=log.append)
         scores = summarize(validation.score(Deblurrer(folder / "weights.safetensors")))

@@ -678,3 +678,11 @@ def test_one_small_picture_does_not_wait_for_compiled_kernels(tmp_path, width, c
             restored.append(np.asarray(img).astype(int))
     np.testing.assert_array_equal(*restored)
     np.testing.assert_allclose(restored[0], Deblurrer(device="cpu").restore(blurred).astype(int), atol=1)
+
+
+def test_python_looks_for_garbage_only_among_what_is_new(tmp_path):
+    Image.new("RGB", (40, 30), "gray").save(tmp_path / "a.png")
+    frozen = "'torch' in sys.modules, gc.isenabled(), gc.get_freeze_count() > 1e5"
+    stub = f"import atexit, gc\natexit.register(lambda: print({frozen}, file=sys.stderr))"
+    process = shell("deblur", "a.png", "-q", stub=stub, cwd=tmp_path)
+    assert process.communicate(timeout=120) == (b"", b"True True True\n")

@@ -1,9 +1,11 @@
 """How a process should use its processors and memory to restore pictures fast. The command line does this by itself."""
 
 import ctypes
+import gc
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT = 2**31 - 1
@@ -28,3 +30,21 @@ def tune_process() -> None:
             library = ctypes.CDLL(None)
             library.mallopt(_MMAP_THRESHOLD, 2**25)
             library.mallopt(_TRIM_THRESHOLD, _KEPT)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """For the first import of PyTorch and what needs it: Python does not look for garbage among all that is loaded.
+
+    It otherwise goes through every object so far again and again, to find nothing, and once more at the end. That is a
+    quarter of the time that a small picture takes.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # what is loaded stays to the end
+        gc.enable()

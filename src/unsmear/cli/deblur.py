@@ -15,6 +15,7 @@ import typer
 
 from unsmear.cli.terminal import answer, fail, ignore, printable, say
 from unsmear.errors import UnsmearError, UsageError
+from unsmear.process import loading
 
 if TYPE_CHECKING:
     from unsmear.arrays import Progress, Quality
@@ -125,10 +126,11 @@ def deblur(
         if batch.jobs:
             with _progress(len(batch.jobs), hidden=quiet or dry_run) as show:
                 show(0, f"loading {model}")
-                from unsmear.ops.dispatch import plain_operators
-                from unsmear.restore import Deblurrer
+                with loading():
+                    from unsmear.ops.dispatch import plain_operators
+                    from unsmear.restore import Deblurrer
 
-                deblurrers = [Deblurrer(model, device=name, dtype=dtype) for name in device.split(",")]
+                    deblurrers = [Deblurrer(model, device=name, dtype=dtype) for name in device.split(",")]
                 if dry_run:
                     return _preview(batch, deblurrers[0], max_megapixels, tell)
 
