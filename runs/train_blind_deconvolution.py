@@ -1,15 +1,15 @@
-"""Train one of the two parts of the blind deconvolution of `saphn-s` alone, to begin the training of the network with.
+"""Train a part of the blind deconvolution of `saphn-s` alone, to begin the training of the network with.
 
     python runs/train_blind_deconvolution.py PART --photos DIR --frames DIR --pool DIR --out FILE [--init FILE]
 
-PART is near (motion of up to 14 pixels, at full size) or far (of up to 60, at a quarter). The error of a sum of filters
-is a quadratic form of their weights: with the correlations of what the filters make of a picture around a place and
-what is missing there, the gain of any mixture is known without the picture. So every blurred picture is made once, the
-spectra and correlations of 16 of its places are kept in --pool, and a step over 256 places takes milliseconds.
-Photographs look alike at every size, so they are taken at several, and half of them are softened first. A run draws
---draw pictures beside those that lie in --pool; runs with other seeds may draw at the same time, with --steps 0. Every
-20th file is held back and has photos of its own, and what is gained there is printed. --init gives the rest of the
-network, fresh weights by default.
+PART is near (motion of up to 14 pixels, at full size), mid (of up to 60, at half the size) or far (the same at a
+quarter). The error of a sum of filters is a quadratic form of their weights: with the correlations of what the filters
+make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
+every blurred picture is made once, the spectra and correlations of 16 of its places are kept in --pool, and a step over
+256 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
+softened first. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same
+time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed.
+--init gives the rest of the network, fresh weights by default.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unsmear.data.batches import VideoFrames, random_crop, random_softness
-from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, BlurConfig, synthesize
+from unsmear.data.blur import CLEAN, MEDIUM, MILD, PRESETS, BlurConfig, synthesize
 from unsmear.data.store import PictureStore, default_cache, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, WINDOW, SpectralDeconvolution, log_spectra
+from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, WINDOW, SpectralDeconvolution, log_spectra
 from unsmear.models.saphn import SAPHN
 
 MARGIN = 16  # pixels around a picture that may move in
@@ -71,30 +71,29 @@ class Part:
     floor: float
 
 
-def smaller_blur(config: BlurConfig) -> BlurConfig:
-    """What a kind of blur looks like at the size where long motion is looked for."""
-    return dataclasses.replace(
-        config,
-        extent=config.extent / FAR,
-        shot_noise=config.shot_noise / FAR**2,
-        read_noise=config.read_noise / FAR,
-        jpeg=0.0,
-        max_step=0.4,
-    )
+def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float], ...]:
+    """What presets look like in a picture so much smaller, and the share of each."""
+
+    def smaller(config: BlurConfig) -> BlurConfig:
+        return dataclasses.replace(
+            config,
+            extent=config.extent / factor,
+            shot_noise=config.shot_noise / factor**2,
+            read_noise=config.read_noise / factor,
+            jpeg=0.0,
+            max_step=0.4,
+        )
+
+    return tuple((smaller(PRESETS[name]), share) for name, share in shares.items())
 
 
 PARTS = {
     "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6),
-    # Small errors at this size are none at full size, so they count as none.
-    "far": Part(
-        288,
-        (2, 3, 4),
-        tuple((smaller_blur(config), share) for config, share in ((MILD, 3), (MEDIUM, 3), (STRONG, 4), (GOPRO, 4))),
-        FAR,
-        0.15,
-        False,
-        3e-5,
+    # Small errors at these sizes are none at full size, so they count as none.
+    "mid": Part(
+        384, (1, 2, 3), (*smaller_blur(MID, mild=2, medium=5, strong=2, gopro=1), (CLEAN, 2)), MID, 0.1, False, 1e-5
     ),
+    "far": Part(288, (2, 3, 4), smaller_blur(FAR, mild=3, medium=3, strong=4, gopro=4), FAR, 0.15, False, 3e-5),
 }
 
 
@@ -113,7 +112,7 @@ def main() -> None:
     network = load_model(args.init) if args.init else create_model("saphn-s")
     if not isinstance(network, SAPHN) or network.blind is None:
         parser.error("--init must be a network with a filter basis")
-    module = network.blind.near if args.part == "near" else network.blind.far
+    module = getattr(network.blind, args.part)
     args.pool.mkdir(parents=True, exist_ok=True)
     draw(PARTS[args.part], module.filters[:, None], args)
     if args.steps:
@@ -129,7 +128,7 @@ def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
     store = PictureStore(list_pictures(args.frames), default_cache(), print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
     frames_side = min(part.side, min(store[0].shape[:2]) // part.frames_size // PLACE * PLACE)
-    photos = [list(smaller(args.photos, size)) for size in part.sizes]
+    photos = [list(reduced(args.photos, size)) for size in part.sizes]
     for shard in range(math.ceil(args.draw / SHARD)):
         held, begin = shard % HELD == 0, time.perf_counter()
         file = args.pool / f"{args.part}-{'held-' if held else ''}{args.seed}-{shard}.pt"
@@ -148,7 +147,7 @@ def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
         print(f"{file}: {60 * SHARD / (time.perf_counter() - begin):.0f} pictures a minute", flush=True)
 
 
-def smaller(folder: Path, size: int) -> Iterable[np.ndarray]:
+def reduced(folder: Path, size: int) -> Iterable[np.ndarray]:
     """The photos of a folder, (H, W, 3) uint8 each, at a fraction of their size."""
     for photo in PictureStore(list_pictures(folder), default_cache(), print):
         yield np.asarray(Image.fromarray(photo).reduce(size)) if size > 1 else photo

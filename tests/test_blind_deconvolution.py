@@ -151,27 +151,41 @@ def test_the_first_estimate_is_what_the_first_mixture_gives():
         torch.testing.assert_close(network(x), x + torch.nn.functional.pixel_shuffle(look.correction, 2))
 
 
-def test_long_motion_comes_first_at_a_quarter_of_the_size(module):
+@pytest.mark.parametrize(("part", "factor"), [("far", 4), ("mid", 2)])
+def test_long_motion_comes_first_in_smaller_pictures(module, part, factor):
     module = copy.deepcopy(module)
-    torch.nn.init.normal_(module.far.mix.bias, std=1.0)  # so much that it is trusted
+    torch.nn.init.normal_(getattr(module, part).mix.bias, std=1.0)  # so much that it is trusted
     torch.nn.init.normal_(module.near.mix.bias, std=0.1)
 
     def mixed(picture, part):
         kernel = np.tensordot(part.mix.bias.detach().numpy(), part.filters.numpy(), 1)
         return torch.from_numpy(ndimage.correlate(picture[0, 0].numpy(), kernel, mode="nearest"))[None, None]
 
-    luma = 0.1 * scene(400)[:, :1]  # so dark that nothing of it becomes a lamp
-    small = mixed(torch.nn.functional.avg_pool2d(luma, 4), module.far)
-    far = torch.nn.functional.interpolate(small, scale_factor=4, mode="bicubic")
+    luma = 0.1 * scene(100 * factor)[:, :1]  # so dark that nothing of it becomes a lamp
+    small = mixed(torch.nn.functional.avg_pool2d(luma, factor), getattr(module, part))
+    long = torch.nn.functional.interpolate(small, scale_factor=factor, mode="bicubic")
     with torch.no_grad():
         correction = torch.nn.functional.pixel_shuffle(module(luma.expand(1, 3, -1, -1)).correction, 2)
-        torch.testing.assert_close(correction, far + mixed(luma + far, module.near), atol=1e-4, rtol=0)
-        luma = luma[..., :376]  # too small to tell
+        then = mixed(luma + long, module.near) if part == "far" else 0  # what both know is undone once
+        torch.testing.assert_close(correction, long + then, atol=1e-4, rtol=0)
+        luma = luma[..., : 94 * factor]  # too small to tell
         correction = torch.nn.functional.pixel_shuffle(module(luma.expand(1, 3, -1, -1)).correction, 2)
         torch.testing.assert_close(correction, mixed(luma, module.near), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("part", ["near", "far"])
+def test_motion_found_at_a_quarter_of_the_size_is_not_undone_again_at_half(module):
+    module = copy.deepcopy(module)
+    torch.nn.init.normal_(module.far.mix.bias, std=1.0)  # so much that it is trusted
+    luma = 0.1 * scene(400)
+    with torch.no_grad():
+        alone = module(luma).correction
+        torch.nn.init.normal_(module.mid.mix.bias, std=1.0)
+        torch.testing.assert_close(module(luma).correction, alone)
+        torch.nn.init.zeros_(module.far.mix.bias)
+        assert (module(luma).correction - alone).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("part", ["near", "mid", "far"])
 def test_slight_changes_are_left_out(module, part):
     module = copy.deepcopy(module)
     luma = 0.1 * scene(400)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsmear.models.blind_deconvolution import FAR, WINDOW, BlindDeconvolution, SpectralDeconvolution
+from unsmear.models.blind_deconvolution import FAR, MID, WINDOW, BlindDeconvolution, SpectralDeconvolution
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
 
@@ -58,9 +58,10 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         making = output[:, 0].numel() * module.generate.weight.numel()  # of the kernels
         taps = module.weight[0, 0].numel()
         return making + output.numel() * module.weight[0].numel() + inputs[0].numel() * taps
-    if isinstance(module, BlindDeconvolution):  # filters, spectra and mixture at both sizes, and mixtures of levels
+    if isinstance(module, BlindDeconvolution):  # filters, spectra and mixture at every size, and mixtures of levels
         pixels = inputs[0][:, 0].numel()
-        sizes = pixels + (pixels // FAR**2 if module.looks_far(*inputs[0].shape[2:]) else 0)
+        factors = [factor for factor in (FAR, MID, 1) if factor == 1 or module.is_enough(*inputs[0].shape[2:], factor)]
+        sizes = sum(pixels // factor**2 for factor in factors)
         transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
         mixing = len(module.near.filters)
         return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing

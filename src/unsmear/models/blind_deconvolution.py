@@ -2,9 +2,10 @@
 
 Blur thins out the spectrum of a picture along its motion, with zeros where the length of the path says, and a Wiener
 filter made for that blur undoes it. So the power spectrum around every pixel and that of the whole picture tell what
-to mix a few fixed filters with, whose sums come near the Wiener filters of small motions; first at a quarter of the
-size, where long motions are small ones, and then at full size. The levels of the network begin with the picture that
-this gives, and hear what the spectra tell. The paper has nothing of it; with `filter_basis=0` a network has neither.
+to mix a few fixed filters with, whose sums come near the Wiener filters of small motions; first at a quarter and at
+half of the size, where long motions are small ones, and then at full size. The levels of the network begin with the
+picture that this gives, and hear what the spectra tell. The paper has nothing of it; with `filter_basis=0` a network
+has neither.
 """
 
 from pathlib import Path
@@ -23,8 +24,9 @@ _AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
 _BINS = WINDOW * (WINDOW // 2 + 1)
 AROUND_BINS = 2 * len(_AROUND) * _BINS  # spectra of a place; those of the whole picture follow
 _NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
-FAR, _ENOUGH = 4, 96  # how much smaller long motion is looked for, and from which side of the smaller picture on
+FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
 _TRUSTED_FAR = 0.45, 0.65  # root mean square of the change to that of detail, from nothing to all of it
+_TRUSTED_MID = 0.4, 0.55
 _TRUSTED_NEAR = 0.03, 0.06
 _TOO_BRIGHT = 0.1, 0.25  # beyond white, from all of the change to nothing
 _HIDDEN = 256
@@ -57,7 +59,8 @@ class BlindDeconvolution(nn.Module):
     def __init__(self, count: int, widths: list[int], scale: int, fold: int) -> None:
         super().__init__()
         self.scale, self.fold = scale, fold
-        self.far = SpectralDeconvolution(count)
+        self.far = SpectralDeconvolution(count, fold=2)
+        self.mid = SpectralDeconvolution(count, fold=2)
         self.near = SpectralDeconvolution(count, fold)
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN, width, 1) for width in widths)
         for parameter in self.tell.parameters():
@@ -68,33 +71,44 @@ class BlindDeconvolution(nn.Module):
         with no_autocast(x.device):
             red, green, blue = x.float().split(1, 1)
             luma = 0.299 * red + 0.587 * green + 0.114 * blue  # Rec. 601, over encoded values
-        far = self._undo_far(luma)
-        luma = luma + far
+        far, found_far = self._undo_long(self.far, FAR, _TRUSTED_FAR, luma)
+        mid, found_mid = self._undo_long(self.mid, MID, _TRUSTED_MID, luma)
+        # What is undone in part is no longer the motion that the next one knows.
+        mid, found_mid = (1 - found_far) * mid, (1 - found_far) * found_mid
+        luma = luma + far + mid
         mixed, responses, seen = self.near(luma)
         if not self.near.learns:
-            mixed = mixed * _trust(mixed, luma, _TRUSTED_NEAR)
+            mixed = (1 - found_mid) * _trust(mixed, luma, _TRUSTED_NEAR) * mixed
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(seen), size=coarsest, mode="bilinear") for tell in self.tell]
-        correction = functional.pixel_unshuffle(far, self.fold) + mixed
+        correction = functional.pixel_unshuffle(far + mid, self.fold) + mixed
         return FirstLook(correction.to(x.dtype), responses, features)
 
-    def _undo_far(self, luma: Tensor) -> Tensor:
-        """What to add to (B, 1, H, W) against long motion, which is short at a quarter of the size."""
-        enough = self.looks_far(*luma.shape[2:])
+    def _undo_long(
+        self, part: "SpectralDeconvolution", factor: int, limits: tuple[float, float], luma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What to add to (B, 1, H, W) against long motion, which is short in a picture so much smaller.
+
+        And how far that is trusted, in [0, 1]: (B, 1, 1, 1).
+        """
+        enough = self.is_enough(*luma.shape[2:], factor)
         if not enough and not self.training:
-            return torch.zeros_like(luma)
-        small = functional.avg_pool2d(luma, FAR)
-        mixed, _, _ = self.far(small)
+            return torch.zeros_like(luma), luma.new_zeros(len(luma), 1, 1, 1)
+        small = functional.avg_pool2d(luma, factor)
+        mixed = functional.pixel_shuffle(part(small)[0], part.fold)
+        trust = _trust(mixed, small, limits)
         if not enough:
-            mixed = 0 * mixed  # several processes train together only if every weight has a gradient
-        elif not self.far.learns:
-            mixed = mixed * _trust(mixed, small, _TRUSTED_FAR) * _away_from_lamps(mixed, small)
-        return functional.interpolate(mixed.float(), scale_factor=FAR, mode="bicubic")
+            mixed, trust = 0 * mixed, 0 * trust  # several processes train together only if every weight has a gradient
+        elif part.learns:
+            trust = 0 * trust  # what only learns may not keep the next one from learning
+        else:
+            mixed = mixed * trust * _away_from_lamps(mixed, small)
+        return functional.interpolate(mixed.float(), scale_factor=factor, mode="bicubic"), trust
 
     @staticmethod
-    def looks_far(height: int, width: int) -> bool:
-        """Whether a picture is large enough for long motion to be told."""
-        return min(height, width) >= FAR * _ENOUGH
+    def is_enough(height: int, width: int, factor: int) -> bool:
+        """Whether a picture is large enough for motion to be told in one so much smaller."""
+        return min(height, width) >= factor * _ENOUGH
 
 
 class SpectralDeconvolution(nn.Module):
