@@ -15,6 +15,7 @@ from unsmear.models.blind_deconvolution import (
     SpectralDeconvolution,
     filter_basis,
     log_spectra,
+    maximum_around,
     mix_filters,
 )
 
@@ -222,6 +223,12 @@ def test_around_lamps_nothing_is_changed(module):
     far_away = torch.ones(400, 400, dtype=torch.bool)
     far_away[140:268, 140:268] = False
     torch.testing.assert_close(lamp[far_away], spot[far_away])
+
+
+@pytest.mark.parametrize("side", [1, 5, 9, 17])
+def test_maximum_around_is_max_pooling(side):
+    x = torch.randn(2, 1, 23, 31)
+    assert torch.equal(maximum_around(x, side), torch.nn.functional.max_pool2d(x, side, 1, side // 2))
 
 
 @pytest.mark.parametrize("size", [(16, 24), (32, 32), (48, 104), (384, 392)])

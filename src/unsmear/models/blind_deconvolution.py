@@ -91,7 +91,7 @@ class BlindDeconvolution(nn.Module):
 
         And how far that is trusted, in [0, 1]: (B, 1, 1, 1).
         """
-        enough = self.is_enough(*luma.shape[2:], factor)
+        enough = self.is_enough(luma, factor)
         if not enough and not self.training:
             return torch.zeros_like(luma), luma.new_zeros(len(luma), 1, 1, 1)
         small = functional.avg_pool2d(luma, factor)
@@ -106,9 +106,9 @@ class BlindDeconvolution(nn.Module):
         return functional.interpolate(mixed.float(), scale_factor=factor, mode="bicubic"), trust
 
     @staticmethod
-    def is_enough(height: int, width: int, factor: int) -> bool:
+    def is_enough(picture: Tensor, factor: int) -> bool:
         """Whether a picture is large enough for motion to be told in one so much smaller."""
-        return min(height, width) >= factor * _ENOUGH
+        return min(picture.shape[2:]) >= factor * _ENOUGH
 
 
 class SpectralDeconvolution(nn.Module):
@@ -206,7 +206,7 @@ def _away_from_lamps(change: Tensor, luma: Tensor) -> Tensor:
     Of a lamp brighter than the sensor can record, the picture has too little light for any filter that undoes a motion:
     it leaves dark outlines as far as it reaches. It also makes the lamp much brighter than white, which tells where.
     """
-    beyond = functional.max_pool2d(luma + change - 1, 17, stride=1, padding=8)  # the side of the filters
+    beyond = maximum_around(luma + change - 1, 17)  # the side of the filters
     all_of_it, none = _TOO_BRIGHT
     doubt = ((beyond - all_of_it) / (none - all_of_it)).clamp(0, 1)
     return 1 - _mean_around(doubt, 9)
@@ -256,6 +256,19 @@ def _mean_around(x: Tensor, side: int) -> Tensor:
     for box in ((side, 1), (1, side)):  # one direction after the other takes a fifth of the additions
         margins = box[0] // 2, box[1] // 2
         x = functional.avg_pool2d(x, box, stride=1, padding=margins, count_include_pad=False)
+    return x
+
+
+def maximum_around(x: Tensor, side: int) -> Tensor:
+    """The maximum of (B, C, h, w) over a square of an odd side around every place."""
+    x = functional.pad(x, [side // 2] * 4, value=-torch.inf)
+    for axis in (2, 3):
+        reach = 1
+        while reach < side:  # PyTorch's max pooling, which also tells where it was, takes a hundred times as long
+            step = min(reach, side - reach)
+            kept = x.shape[axis] - step
+            x = torch.maximum(x.narrow(axis, 0, kept), x.narrow(axis, step, kept))
+            reach += step
     return x
 
 
