@@ -60,8 +60,8 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         return making + output.numel() * module.weight[0].numel() + inputs[0].numel() * taps
     if isinstance(module, BlindDeconvolution):  # filters, spectra and mixture at every size, and mixtures of levels
         pixels = inputs[0][:, 0].numel()
-        factors = [factor for factor in (FAR, MID, 1) if factor == 1 or module.is_enough(inputs[0], factor)]
-        sizes = sum(pixels // factor**2 for factor in factors)
+        smaller = [pixels // factor**2 for factor in (FAR, MID) if module.is_enough(inputs[0], factor)]
+        sizes = pixels + sum(smaller)
         transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
         mixing = len(module.near.filters)
         return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing
