@@ -3,9 +3,14 @@
     python runs/make_filter_basis.py [--out FILE]
 
 600 point spread functions of the preset mild and 300 of medium, two Wiener filters each (for noise of 0.004 and 0.015,
-and pictures whose power falls with the square of the frequency), less the identity, cut to 17 x 17 pixels: of these
-the principal components, where a filter is as large as what it makes of blurred pictures. Each is scaled so that its
-coefficients have a mean square of 1. Prints how much of the filters' energy the first ones hold.
+and pictures whose power falls with the square of the frequency), less the identity, cut to 17 x 17 pixels, each flipped
+and transposed too: of these the principal components, where a filter is as large as what it makes of blurred pictures.
+Each is scaled so that its coefficients have a mean square of 1.
+
+Components are even or odd: turned by half they are the same, or their negative. First come 24 even ones, all that power
+spectra can tell to use, since they are the same for a motion and its reverse; then 10 odd ones. Of both, mixtures
+flipped or transposed are mixtures again; with other counts, a pair that belongs together may be split. Prints how much
+of the energy they hold.
 """
 
 import argparse
@@ -18,7 +23,8 @@ import torch
 from unsmear.data.blur import PRESETS, synthesize
 from unsmear.models.blind_deconvolution import BASIS_FILE
 
-COUNT, SIZE, GRID, SIDE = 32, 17, 128, 65  # filters, pixels of a filter, of a spectrum, of a point spread function
+EVEN, ODD = 24, 10  # filters
+SIZE, GRID, SIDE = 17, 128, 65  # pixels of a filter, of a spectrum, of a point spread function
 NOISES = (0.004, 0.015)
 ROW, COLUMN = np.meshgrid(np.fft.fftfreq(GRID), np.fft.fftfreq(GRID), indexing="ij")
 POWER = 1 / (ROW**2 + COLUMN**2 + 1e-4)  # of a sharp picture
@@ -30,9 +36,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=BASIS_FILE)
     args = parser.parse_args()
     spreads = np.concatenate([spread_functions("mild", 600, seed=0), spread_functions("medium", 300, seed=1)])
-    spectra = [spectrum(spread) for spread in spreads]
-    wieners = np.array([wiener(h, noise).ravel() for h in spectra for noise in NOISES])
-    blurred = np.minimum(POWER * np.mean([np.abs(h) ** 2 for h in spectra], 0), 5) + 1e-4
+    wieners, passed = [], np.zeros((GRID, GRID))
+    for spread in spreads:
+        for turned in symmetries(spread):
+            h = spectrum(turned)
+            wieners += [wiener(h, noise).ravel() for noise in NOISES]
+            passed += np.abs(h) ** 2 / (8 * len(spreads))
+    wieners = np.array(wieners)
+    blurred = np.minimum(POWER * passed, 5) + 1e-4
 
     # Filters count by the variance of what they make of blurred pictures: f C f', C being their covariance.
     covariance = np.fft.ifft2(blurred).real
@@ -40,10 +51,17 @@ def main() -> None:
     covariance = covariance[row[:, None] - row, column[:, None] - column]
     covariance += 1e-6 * np.trace(covariance) / len(row) * np.eye(len(row))
     mixtures, sizes, _ = np.linalg.svd(wieners @ np.linalg.cholesky(covariance), full_matrices=False)
-    basis = mixtures[:, :COUNT].T @ wieners / np.sqrt(len(wieners))
-    np.save(args.out, basis.reshape(-1, SIZE, SIZE).astype(np.float16))
-    held = (sizes**2).cumsum() / (sizes**2).sum()
-    print("energy held by the first filters: " + ", ".join(f"{n}: {held[n - 1]:.0%}" for n in (8, 16, 24, 32)))
+    components = (mixtures.T @ wieners / np.sqrt(len(wieners))).reshape(-1, SIZE, SIZE)
+    largest = np.abs(components).reshape(len(components), -1).argmax(1)
+    components *= np.sign(components.reshape(len(components), -1)[range(len(components)), largest])[:, None, None]
+    is_even = (components * components[:, ::-1, ::-1]).sum((1, 2)) > 0
+    energy = sizes**2 / (sizes**2).sum()
+    basis, held = [], []
+    for kind, count in ((is_even, EVEN), (~is_even, ODD)):
+        basis.append(components[kind][:count])
+        held.append(f"{energy[kind][:count].sum():.0%} of {energy[kind].sum():.0%}")
+    np.save(args.out, np.concatenate(basis).astype(np.float16))
+    print(f"energy held by {EVEN} even filters: {held[0]}; by {ODD} odd ones: {held[1]}")
 
 
 def spread_functions(preset: str, count: int, seed: int) -> np.ndarray:
@@ -54,6 +72,11 @@ def spread_functions(preset: str, count: int, seed: int) -> np.ndarray:
     blurred, _ = synthesize(points, dataclasses.replace(PRESETS[preset], **plain), torch.Generator().manual_seed(seed))
     spreads = blurred[:, 1].numpy().astype(np.float64)
     return spreads / spreads.sum((1, 2), keepdims=True)
+
+
+def symmetries(picture: np.ndarray) -> list[np.ndarray]:
+    """A square picture, flipped and transposed in all 8 ways."""
+    return [side[::down, ::right] for side in (picture, picture.T) for down in (1, -1) for right in (1, -1)]
 
 
 def spectrum(spread: np.ndarray) -> np.ndarray:

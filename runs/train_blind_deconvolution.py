@@ -7,13 +7,17 @@ quarter). The error of a sum of filters is a quadratic form of their weights: wi
 make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
 every blurred picture is made once, the spectra and correlations of 16 of its places are kept in --pool, and a step over
 256 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
-softened first. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same
-time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed.
---init gives the rest of the network, fresh weights by default.
+softened first; and flipped or transposed, which every step does, they are photographs still. A run draws --draw
+pictures beside those that lie in --pool; runs with other seeds may draw at the same time, with --steps 0. Every 20th
+file is held back and has photos of its own, and what is gained there is printed.
+
+The part begins with fresh weights; --init gives the rest of the network, fresh weights by default. Behind another near
+part the levels of the network know nothing of the blur, and mix other filters: train them again.
 """
 
 import argparse
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -112,11 +116,15 @@ def main() -> None:
     network = load_model(args.init) if args.init else create_model("saphn-s")
     if not isinstance(network, SAPHN) or network.blind is None:
         parser.error("--init must be a network with a filter basis")
-    module = getattr(network.blind, args.part)
+    count, fold = network.config.filter_basis, getattr(network.blind, args.part).fold
+    module = SpectralDeconvolution(count, fold)
+    setattr(network.blind, args.part, module)
+    # Spectra are the same for a motion and its reverse, which odd filters undo with the opposite sign: these stay out.
+    is_even = (module.filters * module.filters.flip(1, 2)).sum((1, 2)) > 0
     args.pool.mkdir(parents=True, exist_ok=True)
-    draw(PARTS[args.part], module.filters[:, None], args)
+    draw(PARTS[args.part], module.filters[is_even, None], args)
     if args.steps:
-        train(module, PARTS[args.part], args)
+        train(module, is_even, PARTS[args.part], args)
         save_model(network, args.out)
         print(f"wrote {args.out}")
 
@@ -186,10 +194,15 @@ def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generat
     return samples
 
 
-def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -> None:
+def train(module: SpectralDeconvolution, is_even: Tensor, part: Part, args: argparse.Namespace) -> None:
     """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
+
+    def mixtures(spectra: Tensor) -> Tensor:
+        return module.mix(module.read(spectra[:, :, None, None]))[:, is_even, 0, 0]
+
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
+    turns = symmetries(module.filters[is_even])
     torch.manual_seed(args.seed)
     parameters: list[nn.Parameter] = [*module.read.parameters(), *module.mix.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=WEIGHT_DECAY)
@@ -197,10 +210,13 @@ def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -
         shape = math.cos(math.pi / 2 * step / args.steps) ** 2
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 100) * shape
         picked = torch.randint(len(pool[0]), (BATCH,))
-        spectra, *correlations = (column[picked] for column in pool)
-        around, whole = (spectra.float() + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
+        spectra, among, missing, error = (column[picked] for column in pool)
+        frequencies, mixing = turns[int(torch.randint(len(turns), ()))]
+        spectra = spectra.float().unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
+        correlations = mixing @ among @ mixing.T, missing @ mixing.T, error
+        around, whole = (spectra + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
         whole = torch.where(torch.rand(BATCH, 1) < SMALL, around[:, : whole.shape[1]], whole)
-        gained = gain(module, part.floor, torch.cat([around, whole], 1), *correlations)
+        gained = gain(mixtures(torch.cat([around, whole], 1)), part.floor, *correlations)
         loss = -(gained + HARM * gained.clamp(max=0)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -208,8 +224,39 @@ def train(module: SpectralDeconvolution, part: Part, args: argparse.Namespace) -
         optimizer.step()
         if step % 1000 == 999:
             with torch.no_grad():
-                unseen = gain(module, part.floor, held[0].float(), *held[1:]).mean()
+                unseen = gain(mixtures(held[0].float()), part.floor, *held[1:]).mean()
             print(f"step {step + 1}: training {gained.mean():+.3f} dB, held back {unseen:+.3f} dB", flush=True)
+
+
+def symmetries(filters: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What the 8 flips and transpositions of a picture do to its spectra, and to what filters make of it.
+
+    Args:
+        filters: (count, side, side).
+
+    Returns:
+        For each, the indices (544,) of the frequencies that come to stand at every one; and the matrix (count, count)
+        that makes the responses of the turned picture, turned back, of those of the picture.
+
+    Raises:
+        ValueError: If a filter that is flipped or transposed is no mixture of the filters.
+    """
+    half = torch.arange(WINDOW * (WINDOW // 2 + 1)).view(WINDOW, -1)
+    negative = -torch.arange(WINDOW) % WINDOW
+    spectrum = torch.cat([half, half[negative].flip(1)[:, 1:-1]], 1)  # of a real picture: the same at -f as at f
+    turns = []
+    for down, right, transposed in itertools.product((False, True), repeat=3):
+        frequencies = spectrum[negative] if down else spectrum
+        frequencies = frequencies[:, negative] if right else frequencies
+        frequencies = frequencies.T if transposed else frequencies
+        # To filter a turned picture is to filter the picture with what is turned back, the last turn first.
+        back = filters.transpose(1, 2) if transposed else filters
+        back = back.flip([axis for axis, flips in ((1, down), (2, right)) if flips]).flatten(1)
+        mixing = torch.linalg.lstsq(filters.flatten(1).T, back.T).solution.T
+        if (mixing @ filters.flatten(1) - back).norm() > 0.01 * back.norm():
+            raise ValueError(f"{len(filters)} filters: flipped or transposed, some are no mixtures of them")
+        turns.append((frequencies[:, : WINDOW // 2 + 1].flatten(), mixing))
+    return turns
 
 
 def read_pool(folder: Path, pattern: str) -> list[Tensor]:
@@ -219,18 +266,16 @@ def read_pool(folder: Path, pattern: str) -> list[Tensor]:
     return [torch.cat(column) for column in zip(*shards, strict=True)]
 
 
-def gain(module: SpectralDeconvolution, floor: float, spectra: Tensor, *correlations: Tensor) -> Tensor:
+def gain(weights: Tensor, floor: float, among: Tensor, missing: Tensor, error: Tensor) -> Tensor:
     """What the mixtures gain, dB (B,).
 
     Args:
-        module: What makes them.
+        weights: Of the filters, (B, count).
         floor: Mean squared error that counts as none.
-        spectra: At one place each, (B, 6 * 544).
-        correlations: Of the responses among each other (B, count, count) and with what is missing (B, count), and the
-            mean square of that (B,).
+        among: Correlations of the responses among each other, (B, count, count).
+        missing: Of the responses with what is missing, (B, count).
+        error: Mean square of what is missing, (B,).
     """
-    among, missing, error = correlations
-    weights = module.mix(module.read(spectra[:, :, None, None]))[:, :, 0, 0]
     left = error - 2 * (weights * missing).sum(1) + torch.einsum("nk,nkl,nl->n", weights, among, weights)
     return 10 * ((error + floor) / (left + floor)).log10()
 

@@ -38,12 +38,27 @@ def smeared(x, length, axis):
 
 
 def test_filters_keep_the_mean_brightness():
-    assert filter_basis(32).sum((1, 2)).abs().max() < 1e-2
+    assert filter_basis(34).sum((1, 2)).abs().max() < 1e-2
+
+
+def test_even_filters_come_before_odd_ones():
+    even, odd = filter_basis(34).split([24, 10])
+    torch.testing.assert_close(even, even.flip(1, 2), atol=2e-3, rtol=0)
+    torch.testing.assert_close(odd, -odd.flip(1, 2), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("count", [24, 34])
+@pytest.mark.parametrize("turn", [lambda f: f.flip(1), lambda f: f.flip(2), lambda f: f.transpose(1, 2)])
+def test_turned_filters_are_mixtures_of_the_filters(count, turn):
+    filters = filter_basis(count).double()
+    columns, turned = filters.flatten(1).T, turn(filters).flatten(1).T
+    mixtures = columns @ torch.linalg.lstsq(columns, turned).solution
+    assert (mixtures - turned).norm() < 2e-3 * turned.norm()
 
 
 def test_only_so_many_filters_exist():
-    with pytest.raises(UsageError, match="filter_basis must be 0 to 32, not 33"):
-        create_model("saphn-s", filter_basis=33)
+    with pytest.raises(UsageError, match="filter_basis must be 0 to 34, not 35"):
+        create_model("saphn-s", filter_basis=35)
     with pytest.raises(UsageError, match="needs residual=True"):
         create_model("saphn-s", residual=False)
 

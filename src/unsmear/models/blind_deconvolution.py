@@ -286,9 +286,11 @@ def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
 
 
 def filter_basis(count: int) -> Tensor:
-    """The first `count` filters (count, 17, 17), most important first; each sums to 0.
+    """The first `count` filters (count, 17, 17); each sums to 0.
 
-    They are the principal components of Wiener filters, less the identity, of synthetic blur of up to 14 pixels.
+    They are principal components of Wiener filters, less the identity, of synthetic blur of up to 14 pixels: first 24
+    even ones, most important first, which stay what they are when they are turned by half; then 10 odd ones, which
+    become their negative. Spectra tell nothing of the odd ones, which levels of a network mix too.
 
     Raises:
         ValueError: If there are not as many.
