@@ -1,18 +1,19 @@
 """Train a part of the blind deconvolution of `saphn-s` alone, to begin the training of the network with.
 
-    python runs/train_blind_deconvolution.py PART --photos DIR --frames DIR --pool DIR --out FILE [--init FILE]
+    python runs/train_blind_deconvolution.py PART --photos DIR --frames DIR --pool DIR --out FILE [--init FILE [--keep]]
 
 PART is near (motion of up to 14 pixels, at full size), mid (of up to 60, at half the size) or far (the same at a
 quarter). The error of a sum of filters is a quadratic form of their weights: with the correlations of what the filters
 make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
-every blurred picture is made once, the spectra and correlations of 16 of its places are kept in --pool, and a step over
-256 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
-softened first; and flipped or transposed, which every step does, they are photographs still. A run draws --draw
-pictures beside those that lie in --pool; runs with other seeds may draw at the same time, with --steps 0. Every 20th
-file is held back and has photos of its own, and what is gained there is printed.
+every blurred picture is made once, what tells of the blur at 24 of its places is kept in --pool with the correlations
+there, and a step over 256 places takes milliseconds. Photographs look alike at every size, so they are taken at
+several, and half of them are softened first; and flipped or transposed, which every step does, they are photographs
+still. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same time,
+with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed.
 
-The part begins with fresh weights; --init gives the rest of the network, fresh weights by default. Behind another near
-part the levels of the network know nothing of the blur, and mix other filters: train them again.
+The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
+network, fresh weights by default. With edges, if the network has them, it reads these, too. Behind another near part
+the levels of the network know nothing of the blur: train them again.
 """
 
 import argparse
@@ -35,16 +36,19 @@ from torch.nn import functional
 
 from unsmear.data.batches import VideoFrames, random_crop, random_softness
 from unsmear.data.blur import CLEAN, MEDIUM, MILD, PRESETS, BlurConfig, synthesize
+from unsmear.data.camera import compress_jpeg
 from unsmear.data.store import PictureStore, default_cache, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, WINDOW, SpectralDeconvolution, log_spectra
+from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
 from unsmear.models.saphn import SAPHN
+from unsmear.models.spectra import AROUND_BINS, WINDOW, edge_mixtures, edge_projection, log_spectra
 
 MARGIN = 16  # pixels around a picture that may move in
 PLACE = WINDOW // 2  # pixels from one place to the next
 MIDDLE = 96  # pixels around a place where the mixture is to fit
-PLACES = 16  # of a picture
-SHARD = 100  # pictures in a file
+PLACES = 24  # of a picture, at most
+SHARD = 100  # pictures in a file, at least
+REC601 = torch.tensor([0.299, 0.587, 0.114])
 HELD = 20  # one file of so many is held back, and one photo
 SOFT_SHARE = 0.5
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
@@ -109,6 +113,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True, help="folder for what is drawn")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--init", help="weights of the network to begin with")
+    parser.add_argument("--keep", action="store_true", help="go on with the part that --init has")
     parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
     parser.add_argument("--seed", type=int, default=0)
@@ -116,13 +121,18 @@ def main() -> None:
     network = load_model(args.init) if args.init else create_model("saphn-s")
     if not isinstance(network, SAPHN) or network.blind is None:
         parser.error("--init must be a network with a filter basis")
-    count, fold = network.config.filter_basis, getattr(network.blind, args.part).fold
-    module = SpectralDeconvolution(count, fold)
-    setattr(network.blind, args.part, module)
+    module = getattr(network.blind, args.part)
+    if not args.keep:
+        module = SpectralDeconvolution(network.config.filter_basis, module.fold, network.config.edges)
+        setattr(network.blind, args.part, module)
     # Spectra are the same for a motion and its reverse, which odd filters undo with the opposite sign: these stay out.
     is_even = (module.filters * module.filters.flip(1, 2)).sum((1, 2)) > 0
+    if network.config.edges and not is_even.all():
+        parser.error(
+            "edges tell of even filters only, and --init has others: leave --keep out, or set filter_basis to 24"
+        )
     args.pool.mkdir(parents=True, exist_ok=True)
-    draw(PARTS[args.part], module.filters[is_even, None], args)
+    draw(PARTS[args.part], module.filters[is_even], args)
     if args.steps:
         train(module, is_even, PARTS[args.part], args)
         save_model(network, args.out)
@@ -131,7 +141,7 @@ def main() -> None:
 
 @torch.no_grad()
 def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
-    """Fill the pool: for every place, spectra (6 * 544), and correlations of responses and what is missing."""
+    """Fill the pool: for every place, what tells of its blur, and correlations of responses and what is missing."""
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), default_cache(), print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
@@ -142,12 +152,12 @@ def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
         file = args.pool / f"{args.part}-{'held-' if held else ''}{args.seed}-{shard}.pt"
         some = [[p for number, p in enumerate(pictures) if (number % HELD == 0) == held] for pictures in photos]
         samples = []
-        for _ in range(SHARD):
+        while len(samples) < SHARD * PLACES:
             if not held and torch.rand((), generator=rng) < part.frames_share:
                 pair = frames.draw(1, frames_side * part.frames_size, 1.0, rng)
-                blurred, sharp = (functional.avg_pool2d(side, part.frames_size) for side in pair)
+                blurred, sharp = (luma(functional.avg_pool2d(side, part.frames_size)) for side in pair)
             else:
-                blurred, sharp = blurred_photo(part, some, rng)
+                blurred, sharp = blurred_photos(part, some, rng)
             if part.rounded:
                 blurred = blurred.mul(255).round().div(255)
             samples += _samples(blurred, sharp, filters, rng)
@@ -161,62 +171,87 @@ def reduced(folder: Path, size: int) -> Iterable[np.ndarray]:
         yield np.asarray(Image.fromarray(photo).reduce(size)) if size > 1 else photo
 
 
-def blurred_photo(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A square of a photo at one of the sizes, half, three quarters or all of what can be had, blurred and sharp."""
+def luma(pictures: Tensor) -> Tensor:
+    """Rec. 601, of (B, 3, H, W): (B, 1, H, W)."""
+    return (pictures * REC601[:, None, None]).sum(1, keepdim=True)
+
+
+def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The luma of squares of three photos, blurred and sharp, (3, 1, side, side) each.
+
+    They are half, three quarters or all of what can be had of photos at one of the sizes, and take the places of the
+    colors of one picture, so that one motion blurs them all: to make it takes most of the time.
+    """
     pictures = photos[int(torch.randint(len(photos), (), generator=rng))]
-    picture = pictures[int(torch.randint(len(pictures), (), generator=rng))]
+    chosen = [pictures[at] for at in torch.randint(len(pictures), (3,), generator=rng).tolist()]
     share = (2 + int(torch.randint(3, (), generator=rng))) / 4
-    side = min(int(share * part.side), min(picture.shape[:2]) - 2 * MARGIN) // PLACE * PLACE
-    sharp = random_crop(picture, side + 2 * MARGIN, rng)[None].float() / 255
+    side = min(int(share * part.side), *(min(p.shape[:2]) - 2 * MARGIN for p in chosen)) // PLACE * PLACE
+    crops = [random_crop(picture, side + 2 * MARGIN, rng)[None].float() / 255 for picture in chosen]
+    colors = torch.cat([luma(random_softness(crop, SOFT_SHARE, rng)) for crop in crops], 1)
     shares = torch.tensor([float(share) for _, share in part.blur])
     config = part.blur[int(torch.multinomial(shares, 1, generator=rng))][0]
-    return synthesize(random_softness(sharp, SOFT_SHARE, rng), config, rng, margin=MARGIN)
+    calmer = REC601.square().sum().sqrt().item()  # the noise of luma than that of a color
+    shot, read = config.shot_noise * calmer**2, config.read_noise * calmer
+    alike = dataclasses.replace(config, shot_noise=shot, read_noise=read, jpeg=0.0)
+    blurred, sharp = synthesize(colors, alike, rng, margin=MARGIN)
+    seen = []
+    for picture in blurred[0]:
+        if torch.rand((), generator=rng) < config.jpeg:  # one by one, or they would be compressed as colors
+            lowest, highest = config.jpeg_quality
+            quality = int(torch.randint(lowest, highest + 1, (), generator=rng))
+            picture = compress_jpeg(picture.expand(3, -1, -1), quality)[0]
+        seen.append(picture[None])
+    return torch.stack(seen), sharp.transpose(0, 1)
 
 
 def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
-    rec601 = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-    blurred, sharp = ((picture * rec601).sum(1, keepdim=True) for picture in (blurred, sharp))
-    margin = filters.shape[-1] // 2
-    responses = functional.conv2d(functional.pad(blurred, [margin] * 4, mode="replicate"), filters)[0]
-    missing = (sharp - blurred)[0, 0]
-    around, whole = log_spectra(blurred)
-    spectra = torch.cat([around, whole.expand(-1, -1, *around.shape[2:])], 1)[0].half()
+    """What there is to learn from at some places of pictures (B, 1, side, side)."""
+    told = [*log_spectra(blurred), *edge_mixtures(blurred, edge_projection(filters))]
+    evidence = torch.cat([t.expand(-1, -1, *told[0].shape[2:]) for t in told], 1).half()
     reach = MIDDLE // 2
     # The middle of a place lies as far beyond its corner as it is from the next one: half a window.
-    along = torch.arange(spectra.shape[-1]) * PLACE + PLACE
+    along = torch.arange(evidence.shape[-1]) * PLACE + PLACE
     inside = ((along >= reach) & (along <= blurred.shape[-1] - reach)).nonzero().flatten()
     places = torch.cartesian_prod(inside, inside)
     samples = []
-    for row, column in places[torch.randperm(len(places), generator=rng)[:PLACES]].tolist():
-        down, right = (slice(int(along[at]) - reach, int(along[at]) + reach) for at in (row, column))
-        r, m = responses[:, down, right].flatten(1), missing[down, right].flatten()
-        samples.append([spectra[:, row, column].clone(), *(t / len(m) for t in (r @ r.T, r @ m, m @ m))])
+    for number, missing in enumerate((sharp - blurred)[:, 0]):
+        padded = functional.pad(blurred[number : number + 1], [filters.shape[-1] // 2] * 4, mode="replicate")
+        responses = functional.conv2d(padded, filters[:, None])[0]
+        for row, column in places[torch.randperm(len(places), generator=rng)[:PLACES]].tolist():
+            down, right = (slice(int(along[at]) - reach, int(along[at]) + reach) for at in (row, column))
+            r, m = responses[:, down, right].flatten(1), missing[down, right].flatten()
+            correlations = (t / len(m) for t in (r @ r.T, r @ m, m @ m))
+            samples.append([evidence[number, :, row, column].clone(), *correlations])
     return samples
 
 
 def train(module: SpectralDeconvolution, is_even: Tensor, part: Part, args: argparse.Namespace) -> None:
-    """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
+    """Train what reads the blur and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
+    count = int(is_even.sum())
+    parts = [AROUND_BINS, AROUND_BINS // 2, 2 * count, count]  # of the evidence
 
-    def mixtures(spectra: Tensor) -> Tensor:
-        return module.mix(module.read(spectra[:, :, None, None]))[:, is_even, 0, 0]
+    def mixtures(evidence: Tensor) -> Tensor:
+        around, whole, around_edges, whole_edges = evidence[:, :, None, None].split(parts, 1)
+        return module.mix(module.look((around, whole), (around_edges, whole_edges)))[:, is_even, 0, 0]
 
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
     turns = symmetries(module.filters[is_even])
     torch.manual_seed(args.seed)
-    parameters: list[nn.Parameter] = [*module.read.parameters(), *module.mix.parameters()]
+    parameters = list(module.parameters())
     optimizer = torch.optim.AdamW(parameters, weight_decay=WEIGHT_DECAY)
     for step in range(args.steps):
         shape = math.cos(math.pi / 2 * step / args.steps) ** 2
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 100) * shape
         picked = torch.randint(len(pool[0]), (BATCH,))
-        spectra, among, missing, error = (column[picked] for column in pool)
+        evidence, among, missing, error = (column[picked] for column in pool)
         frequencies, mixing = turns[int(torch.randint(len(turns), ()))]
-        spectra = spectra.float().unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
+        evidence = turn_evidence(evidence.float(), frequencies, mixing)
         correlations = mixing @ among @ mixing.T, missing @ mixing.T, error
-        around, whole = (spectra + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
-        whole = torch.where(torch.rand(BATCH, 1) < SMALL, around[:, : whole.shape[1]], whole)
-        gained = gain(mixtures(torch.cat([around, whole], 1)), part.floor, *correlations)
+        around, whole, *edges = (evidence + NOISE * torch.randn(evidence.shape)).split(parts, 1)
+        small = torch.rand(BATCH, 1) < SMALL
+        whole, edges[1] = (torch.where(small, a[:, : w.shape[1]], w) for a, w in ((around, whole), edges))
+        gained = gain(mixtures(torch.cat([around, whole, *edges], 1)), part.floor, *correlations)
         loss = -(gained + HARM * gained.clamp(max=0)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -257,6 +292,15 @@ def symmetries(filters: Tensor) -> list[tuple[Tensor, Tensor]]:
             raise ValueError(f"{len(filters)} filters: flipped or transposed, some are no mixtures of them")
         turns.append((frequencies[:, : WINDOW // 2 + 1].flatten(), mixing))
     return turns
+
+
+def turn_evidence(evidence: Tensor, frequencies: Tensor, mixing: Tensor) -> Tensor:
+    """What a turned picture tells: spectra and then mixtures, as (B, channels); the rest is of `symmetries`."""
+    spectra, edges = evidence.tensor_split([AROUND_BINS * 3 // 2], 1)
+    spectra = spectra.unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
+    # The responses are mixed by `mixing`, so what mixes them is by its inverse.
+    edges = (edges.unflatten(1, (-1, len(mixing))) @ torch.linalg.inv(mixing)).flatten(1)
+    return torch.cat([spectra, edges], 1)
 
 
 def read_pool(folder: Path, pattern: str) -> list[Tensor]:

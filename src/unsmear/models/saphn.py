@@ -57,6 +57,7 @@ class SAPHNConfig:
             paper only attention and the coarsest scale join the two.
         filter_basis: Filters of `blind_deconvolution` that are mixed at every pixel, before the first level and by
             every level beside what it predicts; 0 for none, as in the paper.
+        edges: Whether these are chosen by edges, too, not by spectra alone.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -78,6 +79,7 @@ class SAPHNConfig:
     residual: bool = True
     skips: bool = False
     filter_basis: int = 0
+    edges: bool = False
 
     def __post_init__(self) -> None:
         for name in ("widths", "lower_widths"):  # JSON knows no tuples
@@ -265,7 +267,8 @@ class SAPHN(Network):
         self.blind = None
         if config.filter_basis:
             coarsest = [w[-1] for w in widths]
-            self.blind = BlindDeconvolution(config.filter_basis, coarsest, config.scale, config.unshuffle)
+            fold, edges = config.unshuffle, config.edges
+            self.blind = BlindDeconvolution(config.filter_basis, coarsest, config.scale, fold, edges)
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
