@@ -41,7 +41,15 @@ from unsmear.data.store import PictureStore, default_cache, list_pictures
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
 from unsmear.models.saphn import SAPHN
-from unsmear.models.spectra import AROUND_BINS, WINDOW, edge_mixtures, edge_projection, log_spectra
+from unsmear.models.spectra import (
+    AROUND_BINS,
+    WINDOW,
+    edge_mixtures,
+    edge_projection,
+    log_spectra,
+    sharpen_edges,
+    transform_windows,
+)
 
 MARGIN = 16  # pixels around a picture that may move in
 PLACE = WINDOW // 2  # pixels from one place to the next
@@ -131,10 +139,14 @@ def main() -> None:
         parser.error(
             "edges tell of even filters only, and --init has others: leave --keep out, or set filter_basis to 24"
         )
+    try:
+        turns = symmetries(module.filters[is_even])
+    except ValueError as error:
+        parser.error(f"{error}; without --keep, the part has others")
     args.pool.mkdir(parents=True, exist_ok=True)
     draw(PARTS[args.part], module.filters[is_even], args)
     if args.steps:
-        train(module, is_even, PARTS[args.part], args)
+        train(module, is_even, turns, PARTS[args.part], args)
         save_model(network, args.out)
         print(f"wrote {args.out}")
 
@@ -206,7 +218,8 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
 
 def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
     """What there is to learn from at some places of pictures (B, 1, side, side)."""
-    told = [*log_spectra(blurred), *edge_mixtures(blurred, edge_projection(filters))]
+    seen, wanted = transform_windows(blurred), transform_windows(sharpen_edges(blurred))
+    told = [*log_spectra(seen), *edge_mixtures(seen, wanted, edge_projection(filters))]
     evidence = torch.cat([t.expand(-1, -1, *told[0].shape[2:]) for t in told], 1).half()
     reach = MIDDLE // 2
     # The middle of a place lies as far beyond its corner as it is from the next one: half a window.
@@ -225,7 +238,13 @@ def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generat
     return samples
 
 
-def train(module: SpectralDeconvolution, is_even: Tensor, part: Part, args: argparse.Namespace) -> None:
+def train(
+    module: SpectralDeconvolution,
+    is_even: Tensor,
+    turns: list[tuple[Tensor, Tensor]],
+    part: Part,
+    args: argparse.Namespace,
+) -> None:
     """Train what reads the blur and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
     count = int(is_even.sum())
     parts = [AROUND_BINS, AROUND_BINS // 2, 2 * count, count]  # of the evidence
@@ -236,7 +255,6 @@ def train(module: SpectralDeconvolution, is_even: Tensor, part: Part, args: argp
 
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
-    turns = symmetries(module.filters[is_even])
     torch.manual_seed(args.seed)
     parameters = list(module.parameters())
     optimizer = torch.optim.AdamW(parameters, weight_decay=WEIGHT_DECAY)

@@ -42,6 +42,8 @@ def test_only_so_many_filters_exist():
         create_model("saphn-s", filter_basis=35)
     with pytest.raises(UsageError, match="needs residual=True"):
         create_model("saphn-s", residual=False)
+    with pytest.raises(UsageError, match="edges=True needs a filter_basis"):
+        create_model("saphn", edges=True)
 
 
 @pytest.mark.parametrize("axis", [2, 3])

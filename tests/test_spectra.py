@@ -17,6 +17,7 @@ from unsmear.models.spectra import (
     log_spectra,
     maximum_around,
     sharpen_edges,
+    transform_windows,
 )
 
 FADE = np.outer(*[np.hanning(33)[:32]] * 2)
@@ -35,7 +36,12 @@ def kinds(told):
 
 def spectra(x):
     """Both means of the power: (6, 32, 17, h, w)."""
-    return kinds(log_spectra(x)).unflatten(1, (2, WINDOW, WINDOW // 2 + 1)).flatten(0, 1)
+    return kinds(log_spectra(transform_windows(x))).unflatten(1, (2, WINDOW, WINDOW // 2 + 1)).flatten(0, 1)
+
+
+def mixtures(x, projection):
+    """By which the picture would come nearest to itself with sharp edges: (3, 24, h, w)."""
+    return kinds(edge_mixtures(transform_windows(x), transform_windows(sharpen_edges(x)), projection))
 
 
 def windows(picture):
@@ -77,7 +83,7 @@ def test_edges_tell_the_filters_that_fit_best(projection):
     filters = filter_basis(24).double().flatten(1).numpy()
     seen = windows(x[0, 0].numpy())
     wanted = windows(sharpen_edges(x)[0, 0].numpy())
-    found = kinds(edge_mixtures(x, projection)).numpy()
+    found = mixtures(x, projection).numpy()
     for i, j, surroundings in near_each(seen):
         for kind, places in enumerate(surroundings):
             shared = sum(wanted[p] * seen[p].conj() for p in places)
@@ -91,7 +97,7 @@ def test_edges_tell_the_filters_that_fit_best(projection):
 def test_edges_tell_what_undoes_the_motion(projection, axis, other):
     """Nearer to what undoes it than to what undoes the motion across."""
     filters = filter_basis(24)
-    mixture = kinds(edge_mixtures(smeared(scene()[:, :1], 5, axis), projection))[2, :, 0, 0]
+    mixture = mixtures(smeared(scene()[:, :1], 5, axis), projection)[2, :, 0, 0]
 
     def restored(blurred):
         changes = ndimage.correlate(blurred, np.tensordot(mixture.numpy() / SCALE, filters.numpy(), 1), mode="nearest")
@@ -147,7 +153,9 @@ def test_the_spectrum_tells_the_motion():
 @pytest.mark.parametrize("size", [(48, 48), (7, 60)])
 def test_flat_and_small_pictures_tell_something(projection, size):
     flat = torch.full((2, 1, *size), 0.3)
-    (spectra_around, spectra_of_all), (edges_around, edges_of_all) = log_spectra(flat), edge_mixtures(flat, projection)
+    seen, wanted = transform_windows(flat), transform_windows(sharpen_edges(flat))
+    spectra_around, spectra_of_all = log_spectra(seen)
+    edges_around, edges_of_all = edge_mixtures(seen, wanted, projection)
     assert spectra_around.shape[:2] == (2, 4 * BINS)
     assert spectra_of_all.shape == (2, 2 * BINS, 1, 1)
     assert edges_around.shape == (2, 48, *spectra_around.shape[2:])

@@ -64,7 +64,7 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         smaller = [pixels // factor**2 for factor in (FAR, MID) if module.is_enough(inputs[0], factor)]
         sizes = pixels + sum(smaller)
         transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
-        transform *= 1 if module.near.read_edges is None else 3  # those of the picture again, and with sharp edges
+        transform *= 1 if module.near.read_edges is None else 2  # and with sharp edges
         mixing = len(module.near.filters)
         return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing
     if isinstance(module, SpectralDeconvolution):  # its first layer: two thirds for every place, one for the picture

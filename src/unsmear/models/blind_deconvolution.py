@@ -24,6 +24,8 @@ from unsmear.models.spectra import (
     log_spectra,
     maximum_around,
     mean_around,
+    sharpen_edges,
+    transform_windows,
 )
 from unsmear.ops.dispatch import no_autocast
 
@@ -158,8 +160,11 @@ class SpectralDeconvolution(nn.Module):
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
             responses = self.filter_folded(luma)
-            spectra = log_spectra(luma)
-            edges = None if self.read_edges is None else edge_mixtures(luma, self.projection.float())
+            transform, edges = transform_windows(luma), None
+            spectra = log_spectra(transform)
+            if self.read_edges is not None:
+                wanted = transform_windows(sharpen_edges(luma))
+                edges = edge_mixtures(transform, wanted, self.projection.float())
         seen = self.look(spectra, edges)
         weights = functional.interpolate(self.mix(seen), size=responses.shape[3:], mode="bilinear")
         responses = responses.to(weights.dtype)

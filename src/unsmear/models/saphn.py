@@ -100,6 +100,8 @@ class SAPHNConfig:
             raise ValueError(f"merge must be 'attention' or 'add+attention', not {self.merge!r}")
         if self.filter_basis and not (self.residual and self.unshuffle in (1, 2, 4, 8)):
             raise ValueError("filter_basis needs residual=True and unshuffle 1, 2, 4 or 8")
+        if self.edges and not self.filter_basis:
+            raise ValueError("edges=True needs a filter_basis")
         if self.merge == "add+attention" and self.lower_widths not in (None, self.widths):
             raise ValueError("merge='add+attention' needs equal widths at all levels")
 

@@ -15,7 +15,18 @@ _FADE = (3 * WINDOW / 8) ** 2  # sum of the squares of a window's fade
 _FAINT = 1e-5  # power below which edges tell nothing
 
 
-def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
+def transform_windows(luma: Tensor) -> Tensor:
+    """The Fourier transform of every window of (B, 1, H, W), complex, (B, 544, h, w), one every 16 pixels."""
+    missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
+    luma = functional.pad(luma, (0, missing[1], 0, missing[0]), mode="replicate")
+    windows = luma[:, 0].unfold(1, WINDOW, WINDOW // 2).unfold(2, WINDOW, WINDOW // 2)  # (B, h, w, 32, 32)
+    fade = torch.hann_window(WINDOW, device=luma.device)
+    fade = fade[:, None] * fade
+    transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
+    return transform.flatten(3).permute(0, 3, 1, 2)
+
+
+def log_spectra(seen: Tensor) -> tuple[Tensor, Tensor]:
     """Power spectra around every place, and of the whole picture, as logarithms.
 
     Welch's method: the mean over windows of what the Fourier transform makes of each (less its mean, and faded out by
@@ -24,16 +35,15 @@ def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
     that of what is everywhere.
 
     Args:
-        luma: (B, 1, H, W), values in [0, 1].
+        seen: What `transform_windows` makes of the luma, values in [0, 1].
 
     Returns:
         (B, 4 * 544, h, w), one place every 16 pixels, both means over 192 and then over 96 pixels; and both over the
         whole picture, (B, 2 * 544, 1, 1). All are about zero for ordinary pictures. Each has the 32 x 17 frequencies of
         a real picture, row after row.
     """
-    seen = _transform(luma)
-    power = (seen.real.square() + seen.imag.square()) / _FADE
-    row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
+    power = _power(seen)
+    row, column = torch.fft.fftfreq(WINDOW, device=seen.device), torch.fft.rfftfreq(WINDOW, device=seen.device)
     ordinary = 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)  # power falls with the square of the frequency
     ordinary = (ordinary + _NOISE).log().flatten()[:, None, None]
 
@@ -48,23 +58,22 @@ def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(around, 1), torch.cat(whole, 1)
 
 
-def edge_mixtures(luma: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
+def edge_mixtures(seen: Tensor, wanted: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
     """The mixtures of filters by which a picture would come nearest to itself with sharp edges.
 
     Edges have been steps, mostly, and what makes them steps again undoes the motion. At every frequency that is a
     least-squares fit: the sum over windows of what is wanted times the conjugate of what is seen, over the power.
 
     Args:
-        luma: (B, 1, H, W), values in [0, 1].
+        seen: What `transform_windows` makes of the luma, values in [0, 1].
+        wanted: The same of the luma with sharp edges, which is what `sharpen_edges` gives.
         projection: `edge_projection` of the filters, (count, 544).
 
     Returns:
         (B, 2 * count, h, w), at the places of `log_spectra`, over 192 and then over 96 pixels; and over the whole
         picture, (B, count, 1, 1).
     """
-    seen = _transform(luma)
-    power = (seen.real.square() + seen.imag.square()) / _FADE
-    shared = (_transform(sharpen_edges(luma)) * seen.conj()).real / _FADE
+    power, shared = _power(seen), (wanted * seen.conj()).real / _FADE
 
     def mixture(side: int | None) -> Tensor:
         fit = mean_around(shared, side) / (mean_around(power, side) + _FAINT) - 1
@@ -117,15 +126,8 @@ def maximum_around(x: Tensor, side: int) -> Tensor:
     return x
 
 
-def _transform(luma: Tensor) -> Tensor:
-    """The Fourier transform of every window of (B, 1, H, W), complex, (B, 544, h, w)."""
-    missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
-    luma = functional.pad(luma, (0, missing[1], 0, missing[0]), mode="replicate")
-    windows = luma[:, 0].unfold(1, WINDOW, WINDOW // 2).unfold(2, WINDOW, WINDOW // 2)  # (B, h, w, 32, 32)
-    fade = torch.hann_window(WINDOW, device=luma.device)
-    fade = fade[:, None] * fade
-    transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
-    return transform.flatten(3).permute(0, 3, 1, 2)
+def _power(transform: Tensor) -> Tensor:
+    return (transform.real.square() + transform.imag.square()) / _FADE
 
 
 def mean_around(x: Tensor, side: int | None) -> Tensor:
