@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-all check bench install develop clean
 
@@ -12,16 +13,16 @@ demo: install
 	@echo "Compare examples/ with demo/."
 
 test: develop
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: develop
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: develop
 	$(BIN)/unsmear bench --model saphn-s --model saphn --modules

@@ -227,7 +227,7 @@ def test_two_processes_keep_their_critics_alike(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    run = subprocess.run([*command, tmp_path / "run"], capture_output=True, text=True, env=environment, timeout=300)
+    run = subprocess.run([*command, tmp_path / "run"], capture_output=True, text=True, env=environment, timeout=600)
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.split()
     assert first == second

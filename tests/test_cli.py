@@ -209,7 +209,7 @@ def test_defaults_are_those_of_the_library():
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["deblur", "--help"], ["deblur", "missing"]])
 def test_help_and_mistakes_do_not_wait_for_torch(arguments):
     stub = "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.__stderr__))"
-    _, err = shell(*arguments, stub=stub).communicate(timeout=60)
+    _, err = shell(*arguments, stub=stub).communicate(timeout=600)
     assert err.endswith(b"False\n")
 
 
@@ -337,7 +337,7 @@ def test_names_that_the_encoding_of_the_terminal_lacks(tmp_path):
     make(tmp_path / "\u732b.png")
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     process = shell("deblur", ".", "--dry-run", stub=SLOW % 0, cwd=tmp_path, env=environment)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (0, b"")
     assert out == b"\\u732b.png -> \\u732b.deblurred.png (8 x 6, a plan; about 0.5 GiB in all)\n"
 
@@ -588,7 +588,7 @@ def test_interrupt_leaves_what_is_finished_and_nothing_else(number, tmp_path):
     while process.stderr.readline() != b"working\n":
         assert process.poll() is None
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, b"")
     assert err == b"unsmear: error: interrupted; what was finished is in place, and nothing is half-written\n"
     assert os.listdir(tmp_path / "out") == ["a.png"]
@@ -600,7 +600,7 @@ def test_reader_that_goes_away_is_no_traceback(tmp_path):
     os.close(reading)
     process = shell("deblur", "a.png", "-o", "-", stub=SLOW % 0, cwd=tmp_path, stdout=writing)
     os.close(writing)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert b"Traceback" not in err
 
@@ -622,7 +622,7 @@ def test_terminal_shows_a_bar(tmp_path):
             break
         shown += data
     os.close(ours)
-    assert process.communicate(timeout=60)[0] == b""
+    assert process.communicate(timeout=600)[0] == b""
     assert process.returncode == 0
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
     assert "loading saphn-s" in text
@@ -637,7 +637,7 @@ def test_full_disk_behind_standard_output(tmp_path):
     make(tmp_path / "a.png", size=(300, 300))
     with open("/dev/full", "wb") as full:
         process = shell("deblur", "a.png", "-o", "-", stub=SLOW % 0, cwd=tmp_path, stdout=full)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert b"unsmear: error: <stdout>: cannot be written: No space left on device\n" in err
 
@@ -647,7 +647,7 @@ def test_whole_way_with_a_network(tmp_path):
     make(tmp_path / "a.png", size=(37, 21))
     arguments = ["deblur", "a.png", "--model", "tiny.safetensors", "--device", "cpu"]
     process = shell(*arguments, cwd=tmp_path)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (0, b"")
     assert SECONDS.sub("T", err.decode()) == "a.png -> a.deblurred.png (37 x 21, T)\n"
     with Image.open(tmp_path / "a.deblurred.png") as img:
@@ -658,7 +658,7 @@ def test_whole_way_with_a_network(tmp_path):
 def test_whole_way_with_the_default_network(tmp_path):
     make(tmp_path / "a.png", size=(64, 48), color=100)
     process = subprocess.Popen([sys.executable, "-m", "unsmear", "deblur", "a.png", "-q"], cwd=tmp_path)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=600) == 0
     with Image.open(tmp_path / "a.deblurred.png") as img:
         assert np.abs(np.asarray(img).astype(int) - 100).max() < 60
 
@@ -673,7 +673,7 @@ def test_one_small_picture_does_not_wait_for_compiled_kernels(tmp_path, width, c
     for threads in (1, 2):
         arguments = ["deblur", "a.png", "-q", "--device", "cpu", "--no-guard", "-o", f"{threads}.png"]
         process = shell(*arguments, stub=stub, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-        assert process.communicate(timeout=120) == (b"", f"{compiled}\n".encode())
+        assert process.communicate(timeout=600) == (b"", f"{compiled}\n".encode())
         with Image.open(tmp_path / f"{threads}.png") as img:
             restored.append(np.asarray(img).astype(int))
     np.testing.assert_array_equal(*restored)
@@ -685,4 +685,4 @@ def test_python_looks_for_garbage_only_among_what_is_new(tmp_path):
     frozen = "'torch' in sys.modules, gc.isenabled(), gc.get_freeze_count() > 1e5"
     stub = f"import atexit, gc\natexit.register(lambda: print({frozen}, file=sys.stderr))"
     process = shell("deblur", "a.png", "-q", stub=stub, cwd=tmp_path)
-    assert process.communicate(timeout=120) == (b"", b"True True True\n")
+    assert process.communicate(timeout=600) == (b"", b"True True True\n")

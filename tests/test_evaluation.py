@@ -269,7 +269,7 @@ def test_what_a_kill_leaves(gopro, models, tmp_path, no_report):
         t.run.Network = Killed
         t.evaluate(t.found({str(gopro)!r}), [{models[0]!r}], out={str(out)!r}, workers=1)
     """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=120)
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=600)
     assert killed.returncode == -signal.SIGKILL
     journal = out / "scores.jsonl"
     kept = {json.loads(line)["picture"] for line in journal.read_text().splitlines()}

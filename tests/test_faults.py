@@ -68,7 +68,7 @@ def batch(seconds=0.0, shell="exec "):
 
 
 def result(process):
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=600)
     return json.loads(out.splitlines()[-1])
 
 
@@ -122,7 +122,7 @@ def test_interrupts_leave_whole_files_only(number, times, place):
     for _ in range(times):
         process.send_signal(number)
         time.sleep(0.01)
-    process.communicate(timeout=30)
+    process.communicate(timeout=600)
     assert process.returncode in ((130,) if times == 1 else (130, -number))  # impatience may meet Python's own end
     written = list(tree())
     assert 3 <= len(written) < 40
@@ -138,7 +138,7 @@ def test_interrupts_end_within_two_seconds(number, place):
     process.stdout.readline()
     began = time.monotonic()
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=600)
     assert process.returncode == 130
     assert time.monotonic() - began <= 2
 

@@ -104,7 +104,7 @@ def test_many_pictures(place, workers, devices):
 
 
 def test_all_devices_take_part(place):
-    met = threading.Barrier(2, timeout=30)
+    met = threading.Barrier(2, timeout=600)
     seen = set()
 
     def treat(job, picture):

@@ -185,8 +185,8 @@ def test_one_process_decodes_and_another_waits_for_it(photos, tmp_path, first_en
     deadline = time.monotonic() + 60
     while not (tmp_path / "decoding").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    second = subprocess.run([*command, "second"], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
-    out, _ = first.communicate(timeout=60)
+    second = subprocess.run([*command, "second"], stdout=subprocess.PIPE, text=True, timeout=600, check=True)
+    out, _ = first.communicate(timeout=600)
     if first_ends == "well":
         assert (out, second.stdout) == ("20 20\n", "0 20\n")
     else:

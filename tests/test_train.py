@@ -301,7 +301,7 @@ def test_validation_scores_the_average_and_keeps_training_bits(tmp_path):
 def test_two_processes_train_one_network(tmp_path):
     script = Path(__file__).with_name("train_slowly.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, script, tmp_path, "quick"], check=True, timeout=120, capture_output=True)
+    run = subprocess.run([*launch, script, tmp_path, "quick"], check=True, timeout=600, capture_output=True)
     assert sorted(run.stdout.split()) == [b"0", b"12"]  # the log is the main process's
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "weights.safetensors"]
     assert load_model(tmp_path / "weights.safetensors").name == "saphn-s"

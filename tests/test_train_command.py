@@ -19,7 +19,7 @@ from unsmear.train.command import _logging, configure, run_training
 
 def unsmear(*arguments):
     command = [sys.executable, "-m", "unsmear", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +165,7 @@ def test_missing_tensorboard_is_named_before_anything_is_done(tmp_path):
     code = (
         f"import sys; sys.modules['tensorboard'] = None; sys.argv = {arguments}; from unsmear.cli import main; main()"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     needed = "--tensorboard needs the package tensorboard: pip install 'unsmear[tensorboard]'"
     assert (run.returncode, run.stderr) == (2, f"unsmear: error: {needed}\n")
     assert not (tmp_path / "run").exists()

@@ -63,9 +63,11 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Move all singular values of matrices (N, rows <= columns) near 1, by five quintic Newton-Schulz steps.
 
-    The coefficients trade exactness (values end between about 0.7 and 1.2) for speed at small singular values.
+    The coefficients trade exactness (values end between about 0.7 and 1.2) for speed at small singular values. Half the
+    bits are enough where a device multiplies them faster; few processors do, and others take many times as long.
     """
-    x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    precision = torch.bfloat16 if matrices.is_cuda else torch.float32
+    x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(precision)
     for _ in range(5):
         gram = x @ x.mT
         factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
