@@ -5,15 +5,16 @@
 PART is near (motion of up to 14 pixels, at full size), mid (of up to 60, at half the size) or far (the same at a
 quarter). The error of a sum of filters is a quadratic form of their weights: with the correlations of what the filters
 make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
-every blurred picture is made once, what tells of the blur at 24 of its places is kept in --pool with the correlations
-there, and a step over 256 places takes milliseconds. Photographs look alike at every size, so they are taken at
+every blurred picture is made once, the spectra and correlations of 24 of its places are kept in --pool, and a step over
+384 places takes milliseconds. Photographs look alike at every size, so they are taken at
 several, and half of them are softened first; and flipped or transposed, which every step does, they are photographs
 still. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same time,
-with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed.
+with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed. A third of
+what is learned from was never drawn (`imagined_blur.py`).
 
 The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
-network, fresh weights by default. With edges, if the network has them, it reads these, too. Behind another near part
-the levels of the network know nothing of the blur: train them again.
+network, fresh weights by default. Behind another near part the levels of the network know nothing of the blur: train
+them again.
 """
 
 import argparse
@@ -30,6 +31,7 @@ tune_process()  # before PyTorch is loaded
 
 import numpy as np
 import torch
+from imagined_blur import Imagined, draw_motions
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,17 +41,9 @@ from unsmear.data.blur import CLEAN, MEDIUM, MILD, PRESETS, BlurConfig, synthesi
 from unsmear.data.camera import compress_jpeg
 from unsmear.data.store import PictureStore, default_cache, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
+from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, WINDOW, SpectralDeconvolution, log_spectra
 from unsmear.models.saphn import SAPHN
-from unsmear.models.spectra import (
-    AROUND_BINS,
-    WINDOW,
-    edge_mixtures,
-    edge_projection,
-    log_spectra,
-    sharpen_edges,
-    transform_windows,
-)
+from unsmear.train.muon import Muon
 
 MARGIN = 16  # pixels around a picture that may move in
 PLACE = WINDOW // 2  # pixels from one place to the next
@@ -60,7 +54,9 @@ REC601 = torch.tensor([0.299, 0.587, 0.114])
 HELD = 20  # one file of so many is held back, and one photo
 SOFT_SHARE = 0.5
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
-RATE, BATCH, WEIGHT_DECAY, NOISE = 1.5e-3, 256, 0.2, 0.08  # of the training; noise on the spectra
+MUON_RATE, RATE = 3e-3, 1.5e-3  # of what reads the spectra, and of AdamW for all else
+DRAWN, IMAGINED, MOTIONS = 256, 128, 12000  # samples of a step; motions that those imagined are of
+WEIGHT_DECAY, NOISE = 0.2, 0.08  # of the training; noise on the spectra
 HARM = 2  # what a picture loses counts so many times more
 
 
@@ -131,14 +127,10 @@ def main() -> None:
         parser.error("--init must be a network with a filter basis")
     module = getattr(network.blind, args.part)
     if not args.keep:
-        module = SpectralDeconvolution(network.config.filter_basis, module.fold, network.config.edges)
+        module = SpectralDeconvolution(network.config.filter_basis, module.fold)
         setattr(network.blind, args.part, module)
     # Spectra are the same for a motion and its reverse, which odd filters undo with the opposite sign: these stay out.
     is_even = (module.filters * module.filters.flip(1, 2)).sum((1, 2)) > 0
-    if network.config.edges and not is_even.all():
-        parser.error(
-            "edges tell of even filters only, and --init has others: leave --keep out, or set filter_basis to 24"
-        )
     try:
         turns = symmetries(module.filters[is_even])
     except ValueError as error:
@@ -153,7 +145,7 @@ def main() -> None:
 
 @torch.no_grad()
 def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
-    """Fill the pool: for every place, what tells of its blur, and correlations of responses and what is missing."""
+    """Fill the pool: for every place, spectra (6 * 544), and correlations of responses and what is missing."""
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), default_cache(), print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
@@ -188,18 +180,26 @@ def luma(pictures: Tensor) -> Tensor:
     return (pictures * REC601[:, None, None]).sum(1, keepdim=True)
 
 
-def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The luma of squares of three photos, blurred and sharp, (3, 1, side, side) each.
+def squares(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> Tensor:
+    """The luma of squares of three photos at one of the sizes, half of them softened, with margins.
 
-    They are half, three quarters or all of what can be had of photos at one of the sizes, and take the places of the
-    colors of one picture, so that one motion blurs them all: to make it takes most of the time.
+    They are half, three quarters or all of what can be had.
     """
     pictures = photos[int(torch.randint(len(photos), (), generator=rng))]
     chosen = [pictures[at] for at in torch.randint(len(pictures), (3,), generator=rng).tolist()]
     share = (2 + int(torch.randint(3, (), generator=rng))) / 4
     side = min(int(share * part.side), *(min(p.shape[:2]) - 2 * MARGIN for p in chosen)) // PLACE * PLACE
     crops = [random_crop(picture, side + 2 * MARGIN, rng)[None].float() / 255 for picture in chosen]
-    colors = torch.cat([luma(random_softness(crop, SOFT_SHARE, rng)) for crop in crops], 1)
+    return torch.cat([luma(random_softness(crop, SOFT_SHARE, rng)) for crop in crops])
+
+
+def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The luma of squares of three photos, blurred and sharp, (3, 1, side, side) each.
+
+    They take the places of the colors of one picture, so that one motion blurs them all: to make it takes most of the
+    time.
+    """
+    colors = squares(part, photos, rng).transpose(0, 1)
     shares = torch.tensor([float(share) for _, share in part.blur])
     config = part.blur[int(torch.multinomial(shares, 1, generator=rng))][0]
     calmer = REC601.square().sum().sqrt().item()  # the noise of luma than that of a color
@@ -216,26 +216,41 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
     return torch.stack(seen), sharp.transpose(0, 1)
 
 
-def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
-    """What there is to learn from at some places of pictures (B, 1, side, side)."""
-    seen, wanted = transform_windows(blurred), transform_windows(sharpen_edges(blurred))
-    told = [*log_spectra(seen), *edge_mixtures(seen, wanted, edge_projection(filters))]
-    evidence = torch.cat([t.expand(-1, -1, *told[0].shape[2:]) for t in told], 1).half()
+def _places(picture: Tensor, rng: torch.Generator) -> tuple[Tensor, list[list[int]]]:
+    """Spectra at some places of a picture (1, 1, side, side), (N, 6 * 544), and the middles of these."""
+    around, whole = log_spectra(picture)
+    spectra = torch.cat([around, whole.expand(-1, -1, *around.shape[2:])], 1)[0].half()
     reach = MIDDLE // 2
     # The middle of a place lies as far beyond its corner as it is from the next one: half a window.
-    along = torch.arange(evidence.shape[-1]) * PLACE + PLACE
-    inside = ((along >= reach) & (along <= blurred.shape[-1] - reach)).nonzero().flatten()
+    along = torch.arange(spectra.shape[-1]) * PLACE + PLACE
+    inside = ((along >= reach) & (along <= picture.shape[-1] - reach)).nonzero().flatten()
     places = torch.cartesian_prod(inside, inside)
+    places = places[torch.randperm(len(places), generator=rng)[:PLACES]]
+    return spectra[:, *places.T].T, along[places].tolist()
+
+
+def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
+    """What there is to learn from at some places of pictures (B, 1, side, side)."""
     samples = []
-    for number, missing in enumerate((sharp - blurred)[:, 0]):
-        padded = functional.pad(blurred[number : number + 1], [filters.shape[-1] // 2] * 4, mode="replicate")
+    for picture, missing in zip(blurred.split(1), (sharp - blurred)[:, 0], strict=True):
+        padded = functional.pad(picture, [filters.shape[-1] // 2] * 4, mode="replicate")
         responses = functional.conv2d(padded, filters[:, None])[0]
-        for row, column in places[torch.randperm(len(places), generator=rng)[:PLACES]].tolist():
-            down, right = (slice(int(along[at]) - reach, int(along[at]) + reach) for at in (row, column))
+        for spectra, middle in zip(*_places(picture, rng), strict=True):
+            down, right = (slice(at - MIDDLE // 2, at + MIDDLE // 2) for at in middle)
             r, m = responses[:, down, right].flatten(1), missing[down, right].flatten()
-            correlations = (t / len(m) for t in (r @ r.T, r @ m, m @ m))
-            samples.append([evidence[number, :, row, column].clone(), *correlations])
+            samples.append([spectra.clone(), *(t / len(m) for t in (r @ r.T, r @ m, m @ m))])
     return samples
+
+
+def imagine(part: Part, filters: Tensor, args: argparse.Namespace) -> Imagined:
+    """What is learned from without being drawn: of the photos that are not held back."""
+    rng = torch.Generator().manual_seed(args.seed)
+    photos = [list(reduced(args.photos, size)) for size in part.sizes]
+    some = [[p for number, p in enumerate(pictures) if number % HELD] for pictures in photos]
+    sharp = [_places(picture, rng)[0] for _ in range(MOTIONS // 12) for picture in squares(part, some, rng)[:, None]]
+    config = part.blur[0][0]
+    noise = config.shot_noise, config.read_noise
+    return Imagined(torch.cat(sharp), draw_motions(MOTIONS, part.blur, part.side, rng), filters, noise, part.rounded)
 
 
 def train(
@@ -245,36 +260,37 @@ def train(
     part: Part,
     args: argparse.Namespace,
 ) -> None:
-    """Train what reads the blur and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
-    count = int(is_even.sum())
-    parts = [AROUND_BINS, AROUND_BINS // 2, 2 * count, count]  # of the evidence
+    """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
 
-    def mixtures(evidence: Tensor) -> Tensor:
-        around, whole, around_edges, whole_edges = evidence[:, :, None, None].split(parts, 1)
-        return module.mix(module.look((around, whole), (around_edges, whole_edges)))[:, is_even, 0, 0]
+    def mixtures(spectra: Tensor) -> Tensor:
+        return module.mix(module.read(spectra[:, :, None, None]))[:, is_even, 0, 0]
 
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
+    imagined = imagine(part, module.filters[is_even], args)
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
     torch.manual_seed(args.seed)
-    parameters = list(module.parameters())
-    optimizer = torch.optim.AdamW(parameters, weight_decay=WEIGHT_DECAY)
+    matrices = [weight for weight in module.read.parameters() if weight.ndim > 1]
+    others = [*module.mix.parameters(), *(weight for weight in module.read.parameters() if weight.ndim == 1)]
+    muon = Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
+    adamw = torch.optim.AdamW(others, lr=RATE, weight_decay=WEIGHT_DECAY)
     for step in range(args.steps):
-        shape = math.cos(math.pi / 2 * step / args.steps) ** 2
-        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 100) * shape
-        picked = torch.randint(len(pool[0]), (BATCH,))
-        evidence, among, missing, error = (column[picked] for column in pool)
+        share = min(1, (step + 1) / 100) * math.cos(math.pi / 2 * step / args.steps) ** 2
+        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = share * MUON_RATE, share * RATE
+        picked = torch.randint(len(pool[0]), (DRAWN,))
+        drawn = [column[picked].float() for column in pool]
+        spectra, among, missing, error = map(torch.cat, zip(drawn, imagined.draw(IMAGINED), strict=True))
         frequencies, mixing = turns[int(torch.randint(len(turns), ()))]
-        evidence = turn_evidence(evidence.float(), frequencies, mixing)
+        spectra = spectra.unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
         correlations = mixing @ among @ mixing.T, missing @ mixing.T, error
-        around, whole, *edges = (evidence + NOISE * torch.randn(evidence.shape)).split(parts, 1)
-        small = torch.rand(BATCH, 1) < SMALL
-        whole, edges[1] = (torch.where(small, a[:, : w.shape[1]], w) for a, w in ((around, whole), edges))
-        gained = gain(mixtures(torch.cat([around, whole, *edges], 1)), part.floor, *correlations)
+        around, whole = (spectra + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
+        whole = torch.where(torch.rand(len(whole), 1) < SMALL, around[:, : whole.shape[1]], whole)
+        gained = gain(mixtures(torch.cat([around, whole], 1)), part.floor, *correlations)
         loss = -(gained + HARM * gained.clamp(max=0)).mean()
-        optimizer.zero_grad()
+        module.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimizer.step()
+        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+        muon.step()
+        adamw.step()
         if step % 1000 == 999:
             with torch.no_grad():
                 unseen = gain(mixtures(held[0].float()), part.floor, *held[1:]).mean()
@@ -310,15 +326,6 @@ def symmetries(filters: Tensor) -> list[tuple[Tensor, Tensor]]:
             raise ValueError(f"{len(filters)} filters: flipped or transposed, some are no mixtures of them")
         turns.append((frequencies[:, : WINDOW // 2 + 1].flatten(), mixing))
     return turns
-
-
-def turn_evidence(evidence: Tensor, frequencies: Tensor, mixing: Tensor) -> Tensor:
-    """What a turned picture tells: spectra and then mixtures, as (B, channels); the rest is of `symmetries`."""
-    spectra, edges = evidence.tensor_split([AROUND_BINS * 3 // 2], 1)
-    spectra = spectra.unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
-    # The responses are mixed by `mixing`, so what mixes them is by its inverse.
-    edges = (edges.unflatten(1, (-1, len(mixing))) @ torch.linalg.inv(mixing)).flatten(1)
-    return torch.cat([spectra, edges], 1)
 
 
 def read_pool(folder: Path, pattern: str) -> list[Tensor]:

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsmear.models.blind_deconvolution import FAR, MID, BlindDeconvolution, SpectralDeconvolution
+from unsmear.models.blind_deconvolution import FAR, MID, WINDOW, BlindDeconvolution, SpectralDeconvolution
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
-from unsmear.models.spectra import WINDOW
 
 
 def count_macs(network: Network, height: int, width: int) -> int:
@@ -64,13 +63,9 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         smaller = [pixels // factor**2 for factor in (FAR, MID) if module.is_enough(inputs[0], factor)]
         sizes = pixels + sum(smaller)
         transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
-        transform *= 1 if module.near.read_edges is None else 2  # and with sharp edges
         mixing = len(module.near.filters)
         return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing
     if isinstance(module, SpectralDeconvolution):  # its first layer: two thirds for every place, one for the picture
         seen, first = output[2], next(module.read.parameters())
-        each = first.numel() // 3
-        if module.read_edges is not None:
-            each += module.read_edges.weight.numel() // 3 + module.projection.numel()
-        return (2 * seen[:, 0].numel() + len(seen)) * each
+        return (2 * seen[:, 0].numel() + len(seen)) * first.numel() // 3
     return 0

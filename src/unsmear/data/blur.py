@@ -179,7 +179,7 @@ def _synthesize_one(batch: Tensor, index: int, config: BlurConfig, seed: int, ma
     motions = [
         draw_motion(
             size,
-            _draw_extent(config, rng),
+            draw_extent(config, rng),
             tremor=config.tremor,
             rotation=config.rotation,
             zoom=config.zoom,
@@ -227,7 +227,8 @@ def _draw_camera(config: BlurConfig, rng: torch.Generator) -> Camera:
     return Camera(gamma, contrast, gain)
 
 
-def _draw_extent(config: BlurConfig, rng: torch.Generator) -> float:
+def draw_extent(config: BlurConfig, rng: torch.Generator) -> float:
+    """The largest motion of any point of a picture, pixels."""
     amount = float(torch.rand((), generator=rng))
     if _happens(config.still, rng):
         return min(0.5, config.extent) * amount

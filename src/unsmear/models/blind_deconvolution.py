@@ -16,20 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unsmear.models.spectra import (
-    AROUND_BINS,
-    BINS,
-    edge_mixtures,
-    edge_projection,
-    log_spectra,
-    maximum_around,
-    mean_around,
-    sharpen_edges,
-    transform_windows,
-)
 from unsmear.ops.dispatch import no_autocast
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
+WINDOW = 32  # pixels: side of the windows whose spectra are averaged; they overlap by half
+_AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
+_BINS = WINDOW * (WINDOW // 2 + 1)
+AROUND_BINS = 2 * len(_AROUND) * _BINS  # spectra of a place; those of the whole picture follow
+_NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
 _TRUSTED_FAR = 0.45, 0.65  # root mean square of the change to that of detail, from nothing to all of it
 _TRUSTED_MID = 0.4, 0.55
@@ -60,15 +54,14 @@ class BlindDeconvolution(nn.Module):
         widths: Channels of each level at its coarsest scale, level 1 first.
         scale: Pixels of the picture to one of the coarsest scale.
         fold: Side of the pixel blocks that the levels' pictures have folded into channels.
-        edges: Whether edges are read beside spectra.
     """
 
-    def __init__(self, count: int, widths: list[int], scale: int, fold: int, edges: bool = False) -> None:
+    def __init__(self, count: int, widths: list[int], scale: int, fold: int) -> None:
         super().__init__()
         self.scale, self.fold = scale, fold
-        self.far = SpectralDeconvolution(count, 2, edges)
-        self.mid = SpectralDeconvolution(count, 2, edges)
-        self.near = SpectralDeconvolution(count, fold, edges)
+        self.far = SpectralDeconvolution(count, fold=2)
+        self.mid = SpectralDeconvolution(count, fold=2)
+        self.near = SpectralDeconvolution(count, fold)
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN, width, 1) for width in widths)
         for parameter in self.tell.parameters():
             nn.init.zeros_(parameter)  # the network starts as if it were told nothing
@@ -124,29 +117,22 @@ class SpectralDeconvolution(nn.Module):
     Args:
         count: Filters of the basis.
         fold: Side of the pixel blocks to work on.
-        edges: Whether edges are read beside spectra.
     """
 
     filters: Tensor
-    projection: Tensor
 
-    def __init__(self, count: int, fold: int = 1, edges: bool = False) -> None:
+    def __init__(self, count: int, fold: int = 1) -> None:
         super().__init__()
         self.fold = fold
         self.register_buffer("filters", filter_basis(count))
         self.read = nn.Sequential(
-            nn.Conv2d(AROUND_BINS + 2 * BINS, _HIDDEN, 1),
+            nn.Conv2d(AROUND_BINS + 2 * _BINS, _HIDDEN, 1),
             nn.GELU(),
             nn.Conv2d(_HIDDEN, _HIDDEN, 1),
             nn.GELU(),
             nn.Conv2d(_HIDDEN, _HIDDEN, 1),
             nn.GELU(),
         )
-        self.read_edges = None
-        if edges:
-            self.register_buffer("projection", edge_projection(self.filters))
-            self.read_edges = nn.Conv2d(3 * count, _HIDDEN, 1, bias=False)
-            nn.init.zeros_(self.read_edges.weight)  # a network that is given it works as before
         self.mix = nn.Conv2d(_HIDDEN, count, 1)
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
@@ -160,22 +146,18 @@ class SpectralDeconvolution(nn.Module):
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
             responses = self.filter_folded(luma)
-            transform, edges = transform_windows(luma), None
-            spectra = log_spectra(transform)
-            if self.read_edges is not None:
-                wanted = transform_windows(sharpen_edges(luma))
-                edges = edge_mixtures(transform, wanted, self.projection.float())
-        seen = self.look(spectra, edges)
+            around, whole = log_spectra(luma)
+        seen = self.read_spectra(around.to(self.mix.weight.dtype), whole.to(self.mix.weight.dtype))
         weights = functional.interpolate(self.mix(seen), size=responses.shape[3:], mode="bilinear")
         responses = responses.to(weights.dtype)
         return mix_filters(weights, responses), responses, seen
 
-    def look(self, spectra: tuple[Tensor, Tensor], edges: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Read what `log_spectra` and `edge_mixtures` give."""
+    def read_spectra(self, around: Tensor, whole: Tensor) -> Tensor:
+        """Apply `read` to what `log_spectra` gives."""
         first, *others = self.read
-        seen = _apply_layer(cast(nn.Conv2d, first), *spectra)
-        if self.read_edges is not None and edges is not None:
-            seen = seen + _apply_layer(self.read_edges, *edges)
+        of_around, of_whole = cast(nn.Conv2d, first).weight.split([around.shape[1], whole.shape[1]], 1)
+        # Less work than to repeat the whole picture's spectrum at every place.
+        seen = functional.conv2d(whole, of_whole, cast(nn.Conv2d, first).bias) + functional.conv2d(around, of_around)
         for layer in others:
             seen = layer(seen)
         return seen
@@ -203,13 +185,6 @@ class SpectralDeconvolution(nn.Module):
         return responses.unflatten(1, (fold**2, -1))
 
 
-def _apply_layer(layer: nn.Conv2d, around: Tensor, whole: Tensor) -> Tensor:
-    """Apply a layer to what is told at every place, and to what the whole picture tells, without repeating that."""
-    of_around, of_whole = layer.weight.split([around.shape[1], whole.shape[1]], 1)
-    around, whole = around.to(layer.weight.dtype), whole.to(layer.weight.dtype)
-    return functional.conv2d(whole, of_whole, layer.bias) + functional.conv2d(around, of_around)
-
-
 def _trust(change: Tensor, luma: Tensor, limits: tuple[float, float]) -> Tensor:
     """How far to trust a change of (B, C, h, w), in [0, 1]: (B, 1, 1, 1).
 
@@ -234,7 +209,67 @@ def _away_from_lamps(change: Tensor, luma: Tensor) -> Tensor:
     beyond = maximum_around(luma + change - 1, 17)  # the side of the filters
     all_of_it, none = _TOO_BRIGHT
     doubt = ((beyond - all_of_it) / (none - all_of_it)).clamp(0, 1)
-    return 1 - mean_around(doubt, 9)
+    return 1 - _mean_around(doubt, 9)
+
+
+def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """Power spectra around every place, and of the whole picture, as logarithms.
+
+    Welch's method: the mean over windows of what the Fourier transform makes of each (less its mean, and faded out by
+    a Hann window). Zeros of a blur's spectrum outlast the averaging, while most of what is in the picture does not.
+    The mean is taken twice, of the power and of its logarithm: the first is that of the strongest edges, the second
+    that of what is everywhere.
+
+    Args:
+        luma: (B, 1, H, W), values in [0, 1].
+
+    Returns:
+        (B, 4 * 544, h, w), one place every 16 pixels, both means over 192 and then over 96 pixels; and both over the
+        whole picture, (B, 2 * 544, 1, 1). All are about zero for ordinary pictures. Each has the 32 x 17 frequencies of
+        a real picture, row after row.
+    """
+    missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
+    luma = functional.pad(luma, (0, missing[1], 0, missing[0]), mode="replicate")
+    windows = luma[:, 0].unfold(1, WINDOW, WINDOW // 2).unfold(2, WINDOW, WINDOW // 2)  # (B, h, w, 32, 32)
+    fade = torch.hann_window(WINDOW, device=luma.device)
+    fade = fade[:, None] * fade
+    transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
+    power = (transform.real.square() + transform.imag.square()).flatten(3) / fade.square().sum()
+    power = power.permute(0, 3, 1, 2)
+    row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
+    ordinary = 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)  # power falls with the square of the frequency
+    ordinary = (ordinary + _NOISE).log().flatten()[:, None, None]
+
+    def logarithm(power: Tensor) -> Tensor:
+        return ((power + _NOISE).log() - ordinary) / 2
+
+    every = logarithm(power)
+    around = []
+    for windows_along in _AROUND:
+        around += [logarithm(_mean_around(power, windows_along)), _mean_around(every, windows_along)]
+    whole = [logarithm(power.mean((2, 3), keepdim=True)), every.mean((2, 3), keepdim=True)]
+    return torch.cat(around, 1), torch.cat(whole, 1)
+
+
+def _mean_around(x: Tensor, side: int) -> Tensor:
+    """The mean of (B, C, h, w) over a square around every place, as much of it as there is."""
+    for box in ((side, 1), (1, side)):  # one direction after the other takes a fifth of the additions
+        margins = box[0] // 2, box[1] // 2
+        x = functional.avg_pool2d(x, box, stride=1, padding=margins, count_include_pad=False)
+    return x
+
+
+def maximum_around(x: Tensor, side: int) -> Tensor:
+    """The maximum of (B, C, h, w) over a square of an odd side around every place."""
+    x = functional.pad(x, [side // 2] * 4, value=-torch.inf)
+    for axis in (2, 3):
+        reach = 1
+        while reach < side:  # PyTorch's max pooling, which also tells where it was, takes a hundred times as long
+            step = min(reach, side - reach)
+            kept = x.shape[axis] - step
+            x = torch.maximum(x.narrow(axis, 0, kept), x.narrow(axis, step, kept))
+            reach += step
+    return x
 
 
 def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:

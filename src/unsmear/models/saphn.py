@@ -57,7 +57,6 @@ class SAPHNConfig:
             paper only attention and the coarsest scale join the two.
         filter_basis: Filters of `blind_deconvolution` that are mixed at every pixel, before the first level and by
             every level beside what it predicts; 0 for none, as in the paper.
-        edges: Whether these are chosen by edges, too, not by spectra alone.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -79,7 +78,6 @@ class SAPHNConfig:
     residual: bool = True
     skips: bool = False
     filter_basis: int = 0
-    edges: bool = False
 
     def __post_init__(self) -> None:
         for name in ("widths", "lower_widths"):  # JSON knows no tuples
@@ -100,8 +98,6 @@ class SAPHNConfig:
             raise ValueError(f"merge must be 'attention' or 'add+attention', not {self.merge!r}")
         if self.filter_basis and not (self.residual and self.unshuffle in (1, 2, 4, 8)):
             raise ValueError("filter_basis needs residual=True and unshuffle 1, 2, 4 or 8")
-        if self.edges and not self.filter_basis:
-            raise ValueError("edges=True needs a filter_basis")
         if self.merge == "add+attention" and self.lower_widths not in (None, self.widths):
             raise ValueError("merge='add+attention' needs equal widths at all levels")
 
@@ -269,8 +265,7 @@ class SAPHN(Network):
         self.blind = None
         if config.filter_basis:
             coarsest = [w[-1] for w in widths]
-            fold, edges = config.unshuffle, config.edges
-            self.blind = BlindDeconvolution(config.filter_basis, coarsest, config.scale, fold, edges)
+            self.blind = BlindDeconvolution(config.filter_basis, coarsest, config.scale, config.unshuffle)
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
