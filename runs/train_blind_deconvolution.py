@@ -6,11 +6,11 @@ PART is near (motion of up to 14 pixels, at full size), mid (of up to 60, at hal
 quarter). The error of a sum of filters is a quadratic form of their weights: with the correlations of what the filters
 make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
 every blurred picture is made once, the spectra and correlations of 24 of its places are kept in --pool, and a step over
-384 places takes milliseconds. Photographs look alike at every size, so they are taken at
-several, and half of them are softened first; and flipped or transposed, which every step does, they are photographs
-still. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same time,
-with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed. A third of
-what is learned from was never drawn (`imagined_blur.py`).
+384 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
+softened first; and flipped or transposed, which every step does, they are photographs still. A run draws --draw
+pictures beside those that lie in --pool; runs with other seeds may draw at the same time, with --steps 0. Every 20th
+file is held back and has photos of its own, and what is gained there is printed. A third of what is learned from was
+never drawn (`imagined_blur.py`).
 
 The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
 network, fresh weights by default. Behind another near part the levels of the network know nothing of the blur: train
@@ -136,21 +136,22 @@ def main() -> None:
     except ValueError as error:
         parser.error(f"{error}; without --keep, the part has others")
     args.pool.mkdir(parents=True, exist_ok=True)
-    draw(PARTS[args.part], module.filters[is_even], args)
+    part, filters = PARTS[args.part], module.filters[is_even]
+    photos = [list(reduced(args.photos, size)) for size in part.sizes]
+    draw(part, filters, photos, args)
     if args.steps:
-        train(module, is_even, turns, PARTS[args.part], args)
+        train(module, is_even, turns, part, imagine(part, filters, photos, args), args)
         save_model(network, args.out)
         print(f"wrote {args.out}")
 
 
 @torch.no_grad()
-def draw(part: Part, filters: Tensor, args: argparse.Namespace) -> None:
+def draw(part: Part, filters: Tensor, photos: list[list[np.ndarray]], args: argparse.Namespace) -> None:
     """Fill the pool: for every place, spectra (6 * 544), and correlations of responses and what is missing."""
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), default_cache(), print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
     frames_side = min(part.side, min(store[0].shape[:2]) // part.frames_size // PLACE * PLACE)
-    photos = [list(reduced(args.photos, size)) for size in part.sizes]
     for shard in range(math.ceil(args.draw / SHARD)):
         held, begin = shard % HELD == 0, time.perf_counter()
         file = args.pool / f"{args.part}-{'held-' if held else ''}{args.seed}-{shard}.pt"
@@ -242,10 +243,9 @@ def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generat
     return samples
 
 
-def imagine(part: Part, filters: Tensor, args: argparse.Namespace) -> Imagined:
+def imagine(part: Part, filters: Tensor, photos: list[list[np.ndarray]], args: argparse.Namespace) -> Imagined:
     """What is learned from without being drawn: of the photos that are not held back."""
     rng = torch.Generator().manual_seed(args.seed)
-    photos = [list(reduced(args.photos, size)) for size in part.sizes]
     some = [[p for number, p in enumerate(pictures) if number % HELD] for pictures in photos]
     sharp = [_places(picture, rng)[0] for _ in range(MOTIONS // 12) for picture in squares(part, some, rng)[:, None]]
     config = part.blur[0][0]
@@ -258,6 +258,7 @@ def train(
     is_even: Tensor,
     turns: list[tuple[Tensor, Tensor]],
     part: Part,
+    imagined: Imagined,
     args: argparse.Namespace,
 ) -> None:
     """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
@@ -266,7 +267,6 @@ def train(
         return module.mix(module.read(spectra[:, :, None, None]))[:, is_even, 0, 0]
 
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
-    imagined = imagine(part, module.filters[is_even], args)
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
     torch.manual_seed(args.seed)
     matrices = [weight for weight in module.read.parameters() if weight.ndim > 1]

@@ -29,7 +29,7 @@ from unsmear.errors import UnsmearError
 from unsmear.image import open_picture, probe, save_picture
 
 MAX_MEGAPIXELS = 1.0
-MAX_SECONDS = 30.0  # of the processor, for a file of some kilobytes: it hangs, however slow the machine
+MAX_SECONDS = 5.0  # of the processor, as others may use it, too
 MAX_GROWTH = 256 * 2**20  # of the whole process, over any number of files
 LENGTHS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63 - 1)
 WORDS = (b"IHDR", b"IDAT", b"IEND", b"VP8X", b"ALPH", b"ANIM", b"Exif\0\0", b"8BIM", b"ftyp", b"ispe", b"\xff\xc0")
