@@ -13,17 +13,16 @@ from torch import Tensor
 
 from unsmear.data.blur import BlurConfig, draw_extent
 from unsmear.data.trajectory import INSTANTS, draw_motion
-from unsmear.models.blind_deconvolution import WINDOW
+from unsmear.models.blind_deconvolution import NOISE, WINDOW, ordinary_power
 
 POINTS = 6  # of a picture, whose motions are alike but not the same
 ALIKE = 0.3  # share of pictures in which they are the same
 NOISELESS = 0.3  # share of pictures with no noise but that of rounding
 ROUNDING = 1.3e-6  # variance of values of 8 bits, with what JPEG and cameras leave
 GRAY = 0.2  # mean light of a photo, which shot noise grows with
-SMOOTH = 1e-3  # the power of ordinary pictures falls with the square of the frequency, but for this
 
 ROW, COLUMN = torch.fft.fftfreq(WINDOW), torch.fft.rfftfreq(WINDOW)
-ORDINARY = (2e-5 / (ROW[:, None] ** 2 + COLUMN**2 + SMOOTH) + 1e-6).log().flatten()  # as of `log_spectra`
+ORDINARY = (ordinary_power(ROW, COLUMN) + NOISE).log().flatten()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +37,11 @@ def draw_motions(
     count: int, blur: tuple[tuple[BlurConfig, float], ...], side: int, generator: torch.Generator
 ) -> Motions:
     """Draw motions of pictures (side, side)."""
-    shares = torch.tensor([float(share) for _, share in blur])
     frequencies = torch.fft.fftfreq(2 * WINDOW)  # twice as fine as windows tell
-    ordinary = 1 / (frequencies[:, None] ** 2 + frequencies**2 + SMOOTH)
+    ordinary = ordinary_power(frequencies, frequencies)
     transfer, power = [], []
     for _ in range(count):
-        config = blur[int(torch.multinomial(shares, 1, generator=generator))][0]
+        config = pick_blur(blur, generator)
         extent = draw_extent(config, generator)
         motion = draw_motion(
             (side, side),
@@ -66,6 +64,12 @@ def draw_motions(
         transfer.append(_coarser(fine))
         power.append(_coarser(_leaked(ordinary * fine.abs() ** 2) / _leaked(ordinary[None])))
     return Motions(torch.stack(transfer), torch.stack(power).clamp_min(1e-7))
+
+
+def pick_blur(blur: tuple[tuple[BlurConfig, float], ...], generator: torch.Generator) -> BlurConfig:
+    """One of some kinds of blur, each with the share that stands beside it."""
+    shares = torch.tensor([float(share) for _, share in blur])
+    return blur[int(torch.multinomial(shares, 1, generator=generator))][0]
 
 
 def _leaked(power: Tensor) -> Tensor:
@@ -102,14 +106,26 @@ class Imagined:
         phase = along[:, None, None, None] * ROW[:, None] + along[:, None, None] * COLUMN  # (side, side, 32, 17)
         # Even filters have real transfer functions.
         self.filters = torch.einsum("kyx,yxab->kab", filters, (2 * math.pi * phase).cos()).flatten(1)
-        self.pairs = torch.triu_indices(len(filters), len(filters))
-        self.products = self.filters[self.pairs[0]] * self.filters[self.pairs[1]]
+        one, other = torch.triu_indices(len(filters), len(filters))
+        self.products = self.filters[one] * self.filters[other]
         twice = torch.full((WINDOW // 2 + 1,), 2.0)  # frequencies whose negative is left out
         twice[[0, -1]] = 1
         self.share = twice.expand(WINDOW, -1).flatten() / WINDOW**2
 
     def draw(self, count: int) -> list[Tensor]:
         """Spectra (N, 6 * 544), correlations among responses, of these with what is missing, and the error."""
+        spectra, scene, transfer, noise = self.scenes(count)
+        blurred = scene * transfer.abs() ** 2
+        among = (blurred + noise) @ self.products.T
+        missing = (scene * transfer.real - blurred - noise) @ self.filters.T
+        error = (scene * (1 - transfer).abs() ** 2 + noise).sum(1)
+        return [spectra, among, missing, error]
+
+    def scenes(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Spectra seen (N, 6 * 544), of what there is, transfer functions, and the noise, (N, 544) each.
+
+        Frequencies of these are weighted so that their sum is a mean square.
+        """
         picture, place = torch.randint(len(self.motions.power), (count,)), torch.randint(POINTS, (count,))
         transfer, here = self.motions.transfer[picture, place], self.motions.power[picture, place]
         everywhere = self.motions.power[picture].mean(1)
@@ -117,15 +133,9 @@ class Imagined:
         shot, read = (torch.rand(2, count, 1) ** 2 * torch.tensor(self.noise)[:, None, None]).unbind()
         noise = torch.where(torch.rand(count, 1) < NOISELESS, 0.0, shot * GRAY + read**2) + self.rounding + 1e-8
         sharp = self.sharp[torch.randint(len(self.sharp), (count,))].float().unflatten(1, (6, -1))
-        seen = ((2 * sharp + ORDINARY).exp() - 1e-6).clamp_min(0)
+        seen = ((2 * sharp + ORDINARY).exp() - NOISE).clamp_min(0)
         # The mean of the logarithms of noise is that of its mean less 0.58.
         spectra = seen * power + noise[:, None] * torch.tensor([1, math.exp(-0.5772)] * 3)[:, None]
-        spectra = ((spectra + 1e-6).log() - ORDINARY) / 2
-
-        scene, noise = seen[:, 2] * self.share, noise * self.share  # the power within 96 pixels
-        blurred = scene * transfer.abs() ** 2
-        among = torch.empty(count, *(2 * [len(self.filters)]))
-        among[:, *self.pairs] = among[:, *self.pairs.flip(0)] = (blurred + noise) @ self.products.T
-        missing = (scene * transfer.real - blurred - noise) @ self.filters.T
-        error = (scene * (1 - transfer).abs() ** 2 + noise).sum(1)
-        return [spectra.flatten(1), among, missing, error]
+        spectra = ((spectra + NOISE).log() - ORDINARY) / 2
+        scene = seen[:, 2] * self.share  # the power within 96 pixels
+        return spectra.flatten(1), scene, transfer, noise * self.share

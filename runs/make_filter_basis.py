@@ -7,10 +7,10 @@ and pictures whose power falls with the square of the frequency), less the ident
 and transposed too: of these the principal components, where a filter is as large as what it makes of blurred pictures.
 Each is scaled so that its coefficients have a mean square of 1.
 
-Components are even or odd: turned by half they are the same, or their negative. First come 24 even ones, all that power
-spectra can tell to use, since they are the same for a motion and its reverse; then 10 odd ones. Of both, mixtures
-flipped or transposed are mixtures again; with other counts, a pair that belongs together may be split. Prints how much
-of the energy they hold.
+Components are even or odd: turned by half they are the same, or their negative. Only even ones are kept, all that power
+spectra can tell to use, since they are the same for a motion and its reverse. Mixtures of the first 24, or of all of
+them, are mixtures again when they are flipped or transposed; with other counts, a pair that belongs together may be
+split. Prints how much of the energy they hold.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from unsmear.data.blur import PRESETS, synthesize
 from unsmear.models.blind_deconvolution import BASIS_FILE
 
-EVEN, ODD = 24, 10  # filters
+COUNT = 48  # filters
 SIZE, GRID, SIDE = 17, 128, 65  # pixels of a filter, of a spectrum, of a point spread function
 NOISES = (0.004, 0.015)
 ROW, COLUMN = np.meshgrid(np.fft.fftfreq(GRID), np.fft.fftfreq(GRID), indexing="ij")
@@ -52,16 +52,15 @@ def main() -> None:
     covariance += 1e-6 * np.trace(covariance) / len(row) * np.eye(len(row))
     mixtures, sizes, _ = np.linalg.svd(wieners @ np.linalg.cholesky(covariance), full_matrices=False)
     components = (mixtures.T @ wieners / np.sqrt(len(wieners))).reshape(-1, SIZE, SIZE)
-    largest = np.abs(components).reshape(len(components), -1).argmax(1)
-    components *= np.sign(components.reshape(len(components), -1)[range(len(components)), largest])[:, None, None]
+    for component in components:
+        # Symmetries repeat the largest value with either sign: the first of them is positive.
+        component *= np.sign(component.flat[(np.abs(component) > 0.999 * np.abs(component).max()).argmax()])
     is_even = (components * components[:, ::-1, ::-1]).sum((1, 2)) > 0
     energy = sizes**2 / (sizes**2).sum()
-    basis, held = [], []
-    for kind, count in ((is_even, EVEN), (~is_even, ODD)):
-        basis.append(components[kind][:count])
-        held.append(f"{energy[kind][:count].sum():.0%} of {energy[kind].sum():.0%}")
-    np.save(args.out, np.concatenate(basis).astype(np.float16))
-    print(f"energy held by {EVEN} even filters: {held[0]}; by {ODD} odd ones: {held[1]}")
+    np.save(args.out, components[is_even][:COUNT].astype(np.float16))
+    for count in (24, COUNT):
+        held = energy[is_even][:count].sum()
+        print(f"energy held by {count} even filters: {held:.1%} of {energy[is_even].sum():.1%}")
 
 
 def spread_functions(preset: str, count: int, seed: int) -> np.ndarray:

@@ -5,12 +5,12 @@
 PART is near (motion of up to 14 pixels, at full size), mid (of up to 60, at half the size) or far (the same at a
 quarter). The error of a sum of filters is a quadratic form of their weights: with the correlations of what the filters
 make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
-every blurred picture is made once, the spectra and correlations of 24 of its places are kept in --pool, and a step over
+every blurred picture is made once, the spectra and correlations of 16 of its places are kept in --pool, and a step over
 384 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
 softened first; and flipped or transposed, which every step does, they are photographs still. A run draws --draw
 pictures beside those that lie in --pool; runs with other seeds may draw at the same time, with --steps 0. Every 20th
-file is held back and has photos of its own, and what is gained there is printed. A third of what is learned from was
-never drawn (`imagined_blur.py`).
+file is held back and has photos of its own, and what is gained there is printed. A third or half of what is learned
+from was never drawn (`imagined_blur.py`).
 
 The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
 network, fresh weights by default. Behind another near part the levels of the network know nothing of the blur: train
@@ -31,7 +31,7 @@ tune_process()  # before PyTorch is loaded
 
 import numpy as np
 import torch
-from imagined_blur import Imagined, draw_motions
+from imagined_blur import Imagined, draw_motions, pick_blur
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,14 +48,14 @@ from unsmear.train.muon import Muon
 MARGIN = 16  # pixels around a picture that may move in
 PLACE = WINDOW // 2  # pixels from one place to the next
 MIDDLE = 96  # pixels around a place where the mixture is to fit
-PLACES = 24  # of a picture, at most
+EVERY = 2  # of the pixels along each side of these are enough
+PLACES = 16  # of a picture, at most
 SHARD = 100  # pictures in a file, at least
 REC601 = torch.tensor([0.299, 0.587, 0.114])
 HELD = 20  # one file of so many is held back, and one photo
 SOFT_SHARE = 0.5
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
-MUON_RATE, RATE = 3e-3, 1.5e-3  # of what reads the spectra, and of AdamW for all else
-DRAWN, IMAGINED, MOTIONS = 256, 128, 12000  # samples of a step; motions that those imagined are of
+BATCH, MOTIONS = 384, 12000  # samples of a step; motions that those imagined are of
 WEIGHT_DECAY, NOISE = 0.2, 0.08  # of the training; noise on the spectra
 HARM = 2  # what a picture loses counts so many times more
 
@@ -72,6 +72,7 @@ class Part:
         frames_share: Share of pictures that are averages of up to 13 frames.
         rounded: Whether what is seen has 8 bits.
         floor: Mean squared error that counts as none.
+        imagined: Share of samples that are not drawn.
     """
 
     side: int
@@ -81,6 +82,7 @@ class Part:
     frames_share: float
     rounded: bool
     floor: float
+    imagined: float
 
 
 def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float], ...]:
@@ -100,12 +102,19 @@ def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float]
 
 
 PARTS = {
-    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6),
+    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6, 1 / 3),
     # Small errors at these sizes are none at full size, so they count as none.
     "mid": Part(
-        384, (1, 2, 3), (*smaller_blur(MID, mild=2, medium=5, strong=2, gopro=1), (CLEAN, 2)), MID, 0.1, False, 1e-5
+        384,
+        (1, 2, 3),
+        (*smaller_blur(MID, mild=2, medium=5, strong=2, gopro=1), (CLEAN, 2)),
+        MID,
+        0.1,
+        False,
+        1e-5,
+        0.5,
     ),
-    "far": Part(288, (2, 3, 4), smaller_blur(FAR, mild=3, medium=3, strong=4, gopro=4), FAR, 0.15, False, 3e-5),
+    "far": Part(288, (2, 3, 4), smaller_blur(FAR, mild=3, medium=3, strong=4, gopro=4), FAR, 0.15, False, 3e-5, 0.5),
 }
 
 
@@ -120,6 +129,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="go on with the part that --init has")
     parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
+    parser.add_argument("--rate", type=float, default=3e-3, help="of Muon; AdamW has half of it")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     network = load_model(args.init) if args.init else create_model("saphn-s")
@@ -127,27 +137,28 @@ def main() -> None:
         parser.error("--init must be a network with a filter basis")
     module = getattr(network.blind, args.part)
     if not args.keep:
-        module = SpectralDeconvolution(network.config.filter_basis, module.fold)
+        module = SpectralDeconvolution(len(module.filters), module.at_once, module.fold)
         setattr(network.blind, args.part, module)
-    # Spectra are the same for a motion and its reverse, which odd filters undo with the opposite sign: these stay out.
-    is_even = (module.filters * module.filters.flip(1, 2)).sum((1, 2)) > 0
     try:
-        turns = symmetries(module.filters[is_even])
+        turns = symmetries(module.filters)
     except ValueError as error:
-        parser.error(f"{error}; without --keep, the part has others")
+        parser.error(f"--init: {error}")
     args.pool.mkdir(parents=True, exist_ok=True)
-    part, filters = PARTS[args.part], module.filters[is_even]
+    part, filters = PARTS[args.part], module.filters
     photos = [list(reduced(args.photos, size)) for size in part.sizes]
     draw(part, filters, photos, args)
     if args.steps:
-        train(module, is_even, turns, part, imagine(part, filters, photos, args), args)
+        train(module, turns, part, imagine(part, filters, photos, MOTIONS, args.seed), args)
         save_model(network, args.out)
         print(f"wrote {args.out}")
 
 
 @torch.no_grad()
 def draw(part: Part, filters: Tensor, photos: list[list[np.ndarray]], args: argparse.Namespace) -> None:
-    """Fill the pool: for every place, spectra (6 * 544), and correlations of responses and what is missing."""
+    """Fill the pool: for every place, spectra (6 * 544), and correlations of responses and what is missing.
+
+    Of those of responses among each other the upper triangle, row after row.
+    """
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), default_cache(), print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
@@ -201,8 +212,7 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
     time.
     """
     colors = squares(part, photos, rng).transpose(0, 1)
-    shares = torch.tensor([float(share) for _, share in part.blur])
-    config = part.blur[int(torch.multinomial(shares, 1, generator=rng))][0]
+    config = pick_blur(part.blur, rng)
     calmer = REC601.square().sum().sqrt().item()  # the noise of luma than that of a color
     shot, read = config.shot_noise * calmer**2, config.read_noise * calmer
     alike = dataclasses.replace(config, shot_noise=shot, read_noise=read, jpeg=0.0)
@@ -233,29 +243,30 @@ def _places(picture: Tensor, rng: torch.Generator) -> tuple[Tensor, list[list[in
 def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
     """What there is to learn from at some places of pictures (B, 1, side, side)."""
     samples = []
-    for picture, missing in zip(blurred.split(1), (sharp - blurred)[:, 0], strict=True):
+    upper = torch.triu_indices(len(filters), len(filters))
+    for picture, missing in zip(blurred.split(1), (sharp - blurred)[:, 0, ::EVERY, ::EVERY], strict=True):
         padded = functional.pad(picture, [filters.shape[-1] // 2] * 4, mode="replicate")
-        responses = functional.conv2d(padded, filters[:, None])[0]
+        responses = functional.conv2d(padded, filters[:, None], stride=EVERY)[0]
         for spectra, middle in zip(*_places(picture, rng), strict=True):
-            down, right = (slice(at - MIDDLE // 2, at + MIDDLE // 2) for at in middle)
+            down, right = (slice((at - MIDDLE // 2) // EVERY, (at + MIDDLE // 2) // EVERY) for at in middle)
             r, m = responses[:, down, right].flatten(1), missing[down, right].flatten()
-            samples.append([spectra.clone(), *(t / len(m) for t in (r @ r.T, r @ m, m @ m))])
+            among = (r @ r.T)[*upper]
+            samples.append([spectra.clone(), *(t / len(m) for t in (among, r @ m, m @ m))])
     return samples
 
 
-def imagine(part: Part, filters: Tensor, photos: list[list[np.ndarray]], args: argparse.Namespace) -> Imagined:
+def imagine(part: Part, filters: Tensor, photos: list[list[np.ndarray]], motions: int, seed: int) -> Imagined:
     """What is learned from without being drawn: of the photos that are not held back."""
-    rng = torch.Generator().manual_seed(args.seed)
+    rng = torch.Generator().manual_seed(seed)
     some = [[p for number, p in enumerate(pictures) if number % HELD] for pictures in photos]
-    sharp = [_places(picture, rng)[0] for _ in range(MOTIONS // 12) for picture in squares(part, some, rng)[:, None]]
+    sharp = [_places(picture, rng)[0] for _ in range(motions // 12) for picture in squares(part, some, rng)[:, None]]
     config = part.blur[0][0]
     noise = config.shot_noise, config.read_noise
-    return Imagined(torch.cat(sharp), draw_motions(MOTIONS, part.blur, part.side, rng), filters, noise, part.rounded)
+    return Imagined(torch.cat(sharp), draw_motions(motions, part.blur, part.side, rng), filters, noise, part.rounded)
 
 
 def train(
     module: SpectralDeconvolution,
-    is_even: Tensor,
     turns: list[tuple[Tensor, Tensor]],
     part: Part,
     imagined: Imagined,
@@ -264,24 +275,30 @@ def train(
     """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
 
     def mixtures(spectra: Tensor) -> Tensor:
-        return module.mix(module.read(spectra[:, :, None, None]))[:, is_even, 0, 0]
+        return module.mix(module.read(spectra[:, :, None, None]))[:, :, 0, 0]
 
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
+    among, missing, error = square(held[1]), *held[2:]
+    for count in (module.at_once, len(module.filters)):
+        few, aim = among[:, :count, :count], missing[:, :count]
+        best = torch.linalg.solve(few + 1e-9 * torch.eye(count), aim)
+        print(f"the best mixtures of {count} would gain {gain(best, part.floor, few, aim, error).mean():+.3f} dB there")
     torch.manual_seed(args.seed)
     matrices = [weight for weight in module.read.parameters() if weight.ndim > 1]
     others = [*module.mix.parameters(), *(weight for weight in module.read.parameters() if weight.ndim == 1)]
-    muon = Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
-    adamw = torch.optim.AdamW(others, lr=RATE, weight_decay=WEIGHT_DECAY)
+    muon = Muon(matrices, lr=args.rate, weight_decay=WEIGHT_DECAY)
+    adamw = torch.optim.AdamW(others, lr=args.rate / 2, weight_decay=WEIGHT_DECAY)
+    unseen = round(part.imagined * BATCH)
     for step in range(args.steps):
         share = min(1, (step + 1) / 100) * math.cos(math.pi / 2 * step / args.steps) ** 2
-        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = share * MUON_RATE, share * RATE
-        picked = torch.randint(len(pool[0]), (DRAWN,))
+        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = share * args.rate, share * args.rate / 2
+        picked = torch.randint(len(pool[0]), (BATCH - unseen,))
         drawn = [column[picked].float() for column in pool]
-        spectra, among, missing, error = map(torch.cat, zip(drawn, imagined.draw(IMAGINED), strict=True))
+        spectra, among, missing, error = map(torch.cat, zip(drawn, imagined.draw(unseen), strict=True))
         frequencies, mixing = turns[int(torch.randint(len(turns), ()))]
         spectra = spectra.unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
-        correlations = mixing @ among @ mixing.T, missing @ mixing.T, error
+        correlations = mixing @ square(among) @ mixing.T, missing @ mixing.T, error
         around, whole = (spectra + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
         whole = torch.where(torch.rand(len(whole), 1) < SMALL, around[:, : whole.shape[1]], whole)
         gained = gain(mixtures(torch.cat([around, whole], 1)), part.floor, *correlations)
@@ -293,8 +310,12 @@ def train(
         adamw.step()
         if step % 1000 == 999:
             with torch.no_grad():
-                unseen = gain(mixtures(held[0].float()), part.floor, *held[1:]).mean()
-            print(f"step {step + 1}: training {gained.mean():+.3f} dB, held back {unseen:+.3f} dB", flush=True)
+                there = gain(mixtures(held[0].float()), part.floor, square(held[1]), *held[2:])
+            print(
+                f"step {step + 1}: training {gained.mean():+.3f} dB, held back {there.mean():+.3f} dB, of it harm"
+                f" {there.clamp(max=0).mean():+.3f} dB",
+                flush=True,
+            )
 
 
 def symmetries(filters: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -333,6 +354,15 @@ def read_pool(folder: Path, pattern: str) -> list[Tensor]:
     if not shards:
         raise SystemExit(f"{folder}: files are needed to train on and to hold back; --draw {2 * SHARD} or more")
     return [torch.cat(column) for column in zip(*shards, strict=True)]
+
+
+def square(upper: Tensor) -> Tensor:
+    """Symmetric matrices (B, n, n) of their upper triangles (B, n * (n + 1) / 2)."""
+    side = math.isqrt(2 * upper.shape[1])
+    where = torch.empty(side, side, dtype=torch.long)
+    rows, columns = torch.triu_indices(side, side)
+    where[rows, columns] = where[columns, rows] = torch.arange(upper.shape[1])
+    return upper[:, where]
 
 
 def gain(weights: Tensor, floor: float, among: Tensor, missing: Tensor, error: Tensor) -> Tensor:

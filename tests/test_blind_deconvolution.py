@@ -22,7 +22,7 @@ from unsmear.models.blind_deconvolution import (
 
 @pytest.fixture(scope="module")
 def module():
-    return BlindDeconvolution(24, [8], scale=8, fold=2).eval()
+    return BlindDeconvolution(48, 24, [8], scale=8, fold=2).eval()
 
 
 def scene(size=96):
@@ -38,16 +38,15 @@ def smeared(x, length, axis):
 
 
 def test_filters_keep_the_mean_brightness():
-    assert filter_basis(34).sum((1, 2)).abs().max() < 1e-2
+    assert filter_basis(48).sum((1, 2)).abs().max() < 1e-2
 
 
-def test_even_filters_come_before_odd_ones():
-    even, odd = filter_basis(34).split([24, 10])
-    torch.testing.assert_close(even, even.flip(1, 2), atol=2e-3, rtol=0)
-    torch.testing.assert_close(odd, -odd.flip(1, 2), atol=2e-3, rtol=0)
+def test_filters_turned_by_half_are_the_same():
+    filters = filter_basis(48)
+    torch.testing.assert_close(filters, filters.flip(1, 2), atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("count", [24, 34])
+@pytest.mark.parametrize("count", [24, 48])
 @pytest.mark.parametrize("turn", [lambda f: f.flip(1), lambda f: f.flip(2), lambda f: f.transpose(1, 2)])
 def test_turned_filters_are_mixtures_of_the_filters(count, turn):
     filters = filter_basis(count).double()
@@ -57,8 +56,11 @@ def test_turned_filters_are_mixtures_of_the_filters(count, turn):
 
 
 def test_only_so_many_filters_exist():
-    with pytest.raises(UsageError, match="filter_basis must be 0 to 34, not 35"):
-        create_model("saphn-s", filter_basis=35)
+    with pytest.raises(UsageError, match="there are 48 filters, not 49"):
+        create_model("saphn-s", blind_filters=49)
+    with pytest.raises(UsageError, match="blind_filters must be 0, or at least filter_basis"):
+        create_model("saphn-s", blind_filters=23)
+    assert create_model("saphn-s", filter_basis=0).blind is None
     with pytest.raises(UsageError, match="needs residual=True"):
         create_model("saphn-s", residual=False)
 
@@ -84,9 +86,21 @@ def test_every_pixel_has_its_own_mixture():
     torch.testing.assert_close(mix_filters(weights, responses), expected)
 
 
+def test_filters_are_mixed_alike_however_many_at_once():
+    few, many = SpectralDeconvolution(48, 20), SpectralDeconvolution(48, 48)
+    torch.nn.init.normal_(few.mix.weight)
+    many.load_state_dict(few.state_dict())
+    luma = scene()[:, :1]
+    mixed, responses, seen = few(luma)
+    expected, all_responses, also_seen = many(luma)
+    torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(responses, all_responses[:, :, :20])
+    assert torch.equal(seen, also_seen)
+
+
 @pytest.mark.parametrize("fold", [1, 2, 4, 8])
 def test_responses_are_correlations_of_luma(fold):
-    module = BlindDeconvolution(24, [8], scale=8, fold=fold).eval()
+    module = BlindDeconvolution(24, 24, [8], scale=8, fold=fold).eval()
     x = torch.rand(1, 3, 32, 48)
     luma = np.tensordot([0.299, 0.587, 0.114], x[0].numpy(), 1)
     responses = module(x).responses[0].transpose(0, 1)  # of each filter, all pixels of a block
@@ -104,7 +118,7 @@ def by_frequency(spectra):
 
 
 def test_spectra_are_read_as_one():
-    module = SpectralDeconvolution(24)
+    module = SpectralDeconvolution(24, 24)
     around, whole = torch.randn(2, 2176, 3, 4), torch.randn(2, 1088, 1, 1)
     expected = module.read(torch.cat([around, whole.expand(-1, -1, 3, 4)], 1))
     torch.testing.assert_close(module.read_spectra(around, whole), expected)

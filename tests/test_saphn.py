@@ -37,6 +37,7 @@ VARIANTS = [
     {"skips": True},
     {"filter_basis": 5},
     {"filter_basis": 5, "levels": 1, "unshuffle": 2},
+    {"filter_basis": 3, "blind_filters": 7},
     {"unshuffle": 1},
     {"unshuffle": 2},
 ]
@@ -129,6 +130,8 @@ def test_macs_count_the_operators():
     basis = count_macs(create_model("saphn", **plain, filter_basis=8), 64, 64) - without
     layers = 3 * 3 * (2176 * 256 + 2 * 256 * 256 + 256 * (128 + 8)) + 1088 * 256  # 3 x 3 windows, and the picture
     assert basis == 64 * 64 * (8 * 289 + 40 + 8 + 8) + layers + 64 * 64 * 9 * 32 * 8  # and more of the last one
+    more = count_macs(create_model("saphn", **plain, filter_basis=8, blind_filters=20), 64, 64) - without - basis
+    assert more == 64 * 64 * 12 * (289 + 1) + 3 * 3 * 256 * 12
 
 
 def test_weights_survive_a_round_trip(tmp_path, variant):

@@ -104,6 +104,7 @@ def test_wrong_configurations_are_refused(changes, message):
         {"filter_basis": 4},
         {"encoder_blocks": 2, "decoder_blocks": 3},
         {"skips": True, "filter_basis": 2},
+        {"filter_basis": 2, "blind_filters": 5},
     ],
     ids=str,
 )
@@ -118,7 +119,8 @@ def test_a_network_grows_without_a_change_to_its_output(changes):
 def test_a_network_does_not_grow_into_another():
     small = create_model("saphn", widths=(4, 6), filter_basis=4)
     assert grow(small, {"widths": [4, 6], "filter_basis": 4}) is small
-    for changes in ({"widths": (6, 8)}, {"filter_basis": 5}, {"encoder_blocks": 1}, {"colour": 1}):
+    more = ({"filter_basis": 5}, {"blind_filters": 5}, {"encoder_blocks": 1}, {"colour": 1})
+    for changes in ({"widths": (6, 8)}, *more):
         with pytest.raises(UsageError, match="of init cannot become one with"):
             grow(small, changes)
 

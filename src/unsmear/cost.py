@@ -63,8 +63,9 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         smaller = [pixels // factor**2 for factor in (FAR, MID) if module.is_enough(inputs[0], factor)]
         sizes = pixels + sum(smaller)
         transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
-        mixing = len(module.near.filters)
-        return sizes * (module.near.filters.numel() + transform + mixing) + pixels * len(module.tell) * mixing
+        near = module.near
+        each = near.filters.numel() + transform + len(near.filters)
+        return sizes * each + pixels * len(module.tell) * near.at_once
     if isinstance(module, SpectralDeconvolution):  # its first layer: two thirds for every place, one for the picture
         seen, first = output[2], next(module.read.parameters())
         return (2 * seen[:, 0].numel() + len(seen)) * first.numel() // 3

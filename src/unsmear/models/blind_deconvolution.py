@@ -23,7 +23,7 @@ WINDOW = 32  # pixels: side of the windows whose spectra are averaged; they over
 _AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
 _BINS = WINDOW * (WINDOW // 2 + 1)
 AROUND_BINS = 2 * len(_AROUND) * _BINS  # spectra of a place; those of the whole picture follow
-_NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
+NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
 _TRUSTED_FAR = 0.55, 0.75  # root mean square of the change to that of detail, from nothing to all of it
 _TRUSTED_MID = 0.4, 0.55
@@ -37,7 +37,7 @@ class FirstLook(NamedTuple):
 
     Attributes:
         correction: What to add to every color of the picture at first, pixel blocks folded, (B, fold * fold, h, w).
-        responses: What the filters make of its luma without long motion, (B, fold * fold, count, h, w).
+        responses: What the first filters make of its luma without long motion, (B, fold * fold, shared, h, w).
         features: For the coarsest scale of every level, level 1 first.
     """
 
@@ -50,18 +50,19 @@ class BlindDeconvolution(nn.Module):
     """Makes a first estimate, and tells every level of a network about the blur.
 
     Args:
-        count: Filters of the basis.
+        count: Filters to mix.
+        shared: Of which levels of the network get the responses of the first.
         widths: Channels of each level at its coarsest scale, level 1 first.
         scale: Pixels of the picture to one of the coarsest scale.
         fold: Side of the pixel blocks that the levels' pictures have folded into channels.
     """
 
-    def __init__(self, count: int, widths: list[int], scale: int, fold: int) -> None:
+    def __init__(self, count: int, shared: int, widths: list[int], scale: int, fold: int) -> None:
         super().__init__()
         self.scale, self.fold = scale, fold
-        self.far = SpectralDeconvolution(count, fold=2)
-        self.mid = SpectralDeconvolution(count, fold=2)
-        self.near = SpectralDeconvolution(count, fold)
+        self.far = SpectralDeconvolution(count, shared, fold=2)
+        self.mid = SpectralDeconvolution(count, shared, fold=2)
+        self.near = SpectralDeconvolution(count, shared, fold)
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN, width, 1) for width in widths)
         for parameter in self.tell.parameters():
             nn.init.zeros_(parameter)  # the network starts as if it were told nothing
@@ -115,15 +116,16 @@ class SpectralDeconvolution(nn.Module):
     """Reads from the spectrum what to mix the filters with, at every place.
 
     Args:
-        count: Filters of the basis.
+        count: Filters to mix.
+        at_once: Filters to apply at once, and then the next: responses of all of them would fill the memory.
         fold: Side of the pixel blocks to work on.
     """
 
     filters: Tensor
 
-    def __init__(self, count: int, fold: int = 1) -> None:
+    def __init__(self, count: int, at_once: int, fold: int = 1) -> None:
         super().__init__()
-        self.fold = fold
+        self.at_once, self.fold = at_once, fold
         self.register_buffer("filters", filter_basis(count))
         self.read = nn.Sequential(
             nn.Conv2d(AROUND_BINS + 2 * _BINS, _HIDDEN, 1),
@@ -141,16 +143,26 @@ class SpectralDeconvolution(nn.Module):
         """Find what to add to (B, 1, H, W), float32.
 
         Returns:
-            That, pixel blocks folded, (B, fold * fold, h, w); the responses of the filters, (B, fold * fold, count, h,
-            w); and what was read from the spectra, (B, channels, one place every 16 pixels).
+            That, pixel blocks folded, (B, fold * fold, h, w); the responses of the first `at_once` filters, (B, fold *
+            fold, at_once, h, w); and what was read from the spectra, (B, channels, one place every 16 pixels).
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
-            responses = self.filter_folded(luma)
             around, whole = log_spectra(luma)
         seen = self.read_spectra(around.to(self.mix.weight.dtype), whole.to(self.mix.weight.dtype))
-        weights = functional.interpolate(self.mix(seen), size=responses.shape[3:], mode="bilinear")
+        weights = self.mix(seen)
+        others = range(self.at_once, len(self.filters), self.at_once)
+        mixtures = [self._respond(luma, weights, begin)[1] for begin in others]
+        responses, mixed = self._respond(luma, weights, 0)  # last, since these responses stay
+        return sum(mixtures, mixed), responses, seen
+
+    def _respond(self, luma: Tensor, weights: Tensor, begin: int) -> tuple[Tensor, Tensor]:
+        """Responses of `at_once` filters (B, fold * fold, at_once, h, w), and their mixture (B, fold * fold, h, w)."""
+        some = slice(begin, begin + self.at_once)
+        with no_autocast(luma.device):
+            responses = self.filter_folded(luma, self.filters[some])
+        weights = functional.interpolate(weights[:, some], size=responses.shape[3:], mode="bilinear")
         responses = responses.to(weights.dtype)
-        return mix_filters(weights, responses), responses, seen
+        return responses, mix_filters(weights, responses)
 
     def read_spectra(self, around: Tensor, whole: Tensor) -> Tensor:
         """Apply `read` to what `log_spectra` gives."""
@@ -167,13 +179,15 @@ class SpectralDeconvolution(nn.Module):
         """Whether it is being trained, and must be trusted with slight changes: it could never begin without."""
         return self.training and self.mix.weight.requires_grad
 
-    def filter_folded(self, luma: Tensor) -> Tensor:
-        """Correlate (B, 1, H, W) with every filter, pixel blocks folded: (B, fold * fold, count, H / fold, W / fold).
+    def filter_folded(self, luma: Tensor, filters: Tensor) -> Tensor:
+        """Correlate (B, 1, H, W) with (some, side, side), pixel blocks folded.
+
+        Returns (B, fold * fold, some, H / fold, W / fold).
 
         The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
         """
-        fold, margin = self.fold, self.filters.shape[-1] // 2
-        filters = self.filters.float()[:, None]
+        fold, margin = self.fold, filters.shape[-1] // 2
+        filters = filters.float()[:, None]
         moved = [
             functional.pad(filters, (right, fold - 1 - right, down, fold - 1 - down))
             for down in range(fold)
@@ -237,11 +251,10 @@ def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
     power = (transform.real.square() + transform.imag.square()).flatten(3) / fade.square().sum()
     power = power.permute(0, 3, 1, 2)
     row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
-    ordinary = 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)  # power falls with the square of the frequency
-    ordinary = (ordinary + _NOISE).log().flatten()[:, None, None]
+    ordinary = (ordinary_power(row, column) + NOISE).log().flatten()[:, None, None]
 
     def logarithm(power: Tensor) -> Tensor:
-        return ((power + _NOISE).log() - ordinary) / 2
+        return ((power + NOISE).log() - ordinary) / 2
 
     every = logarithm(power)
     around = []
@@ -249,6 +262,11 @@ def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
         around += [logarithm(_mean_around(power, windows_along)), _mean_around(every, windows_along)]
     whole = [logarithm(power.mean((2, 3), keepdim=True)), every.mean((2, 3), keepdim=True)]
     return torch.cat(around, 1), torch.cat(whole, 1)
+
+
+def ordinary_power(row: Tensor, column: Tensor) -> Tensor:
+    """Power of ordinary pictures at frequencies, in cycles a pixel: it falls with their square."""
+    return 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)
 
 
 def _mean_around(x: Tensor, side: int) -> Tensor:
@@ -288,14 +306,13 @@ def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
 def filter_basis(count: int) -> Tensor:
     """The first `count` filters (count, 17, 17); each sums to 0.
 
-    They are principal components of Wiener filters, less the identity, of synthetic blur of up to 14 pixels: first 24
-    even ones, most important first, which stay what they are when they are turned by half; then 10 odd ones, which
-    become their negative. Spectra tell nothing of the odd ones, which levels of a network mix too.
+    They are the even principal components, most important first, of Wiener filters, less the identity, of synthetic
+    blur of up to 14 pixels. Turned by half they are what they were: of others, spectra tell nothing.
 
     Raises:
         ValueError: If there are not as many.
     """
     filters = np.load(BASIS_FILE)
     if not 1 <= count <= len(filters):
-        raise ValueError(f"filter_basis must be 0 to {len(filters)}, not {count}")
+        raise ValueError(f"there are {len(filters)} filters, not {count}")
     return torch.from_numpy(filters[:count].astype(np.float32))

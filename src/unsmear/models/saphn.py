@@ -57,6 +57,7 @@ class SAPHNConfig:
             paper only attention and the coarsest scale join the two.
         filter_basis: Filters of `blind_deconvolution` that are mixed at every pixel, before the first level and by
             every level beside what it predicts; 0 for none, as in the paper.
+        blind_filters: Filters that are mixed before the first level, if any are; 0 for as many as by levels.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -78,6 +79,7 @@ class SAPHNConfig:
     residual: bool = True
     skips: bool = False
     filter_basis: int = 0
+    blind_filters: int = 0
 
     def __post_init__(self) -> None:
         for name in ("widths", "lower_widths"):  # JSON knows no tuples
@@ -98,6 +100,8 @@ class SAPHNConfig:
             raise ValueError(f"merge must be 'attention' or 'add+attention', not {self.merge!r}")
         if self.filter_basis and not (self.residual and self.unshuffle in (1, 2, 4, 8)):
             raise ValueError("filter_basis needs residual=True and unshuffle 1, 2, 4 or 8")
+        if 0 < self.blind_filters < self.filter_basis:
+            raise ValueError("blind_filters must be 0, or at least filter_basis")
         if self.merge == "add+attention" and self.lower_widths not in (None, self.widths):
             raise ValueError("merge='add+attention' needs equal widths at all levels")
 
@@ -264,8 +268,9 @@ class SAPHN(Network):
         self.decoders = nn.ModuleList(Decoder(w, config) for w in widths)
         self.blind = None
         if config.filter_basis:
-            coarsest = [w[-1] for w in widths]
-            self.blind = BlindDeconvolution(config.filter_basis, coarsest, config.scale, config.unshuffle)
+            shared, coarsest = config.filter_basis, [w[-1] for w in widths]
+            count = config.blind_filters or shared
+            self.blind = BlindDeconvolution(count, shared, coarsest, config.scale, config.unshuffle)
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )

@@ -15,7 +15,8 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
 
     Args:
         network: What to start from.
-        changes: Fields of its configuration: `skips`, `filter_basis`, `encoder_blocks`, `decoder_blocks`.
+        changes: Fields of its configuration: `skips`, `filter_basis`, `blind_filters`, `encoder_blocks`,
+            `decoder_blocks`.
 
     Raises:
         UsageError: If it cannot become that by growing.
@@ -26,10 +27,10 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
     if not changes:
         return network
     cannot = UsageError(
-        f"{network.name!r} of init cannot become one with {changes}: only skips=true, more blocks, and a filter_basis"
+        f"{network.name!r} of init cannot become one with {changes}: only skips=true, more blocks, and a filter basis"
         " where there is none can be added to a trained saphn"
     )
-    more = {"skips", "filter_basis", "encoder_blocks", "decoder_blocks"} & config.keys()
+    more = {"skips", "filter_basis", "blind_filters", "encoder_blocks", "decoder_blocks"} & config.keys()
     if not changes.keys() <= more or any(config[field] > value for field, value in changes.items()):
         raise cannot
     grown = create_model(network.name, **config | changes)
