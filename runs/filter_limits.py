@@ -15,8 +15,7 @@ from unsmear.process import tune_process
 tune_process()  # before PyTorch is loaded
 
 import torch
-from torch import Tensor
-from train_blind_deconvolution import PARTS, Part, gain, imagine, reduced, square
+from train_blind_deconvolution import PARTS, Part, best_gain, decibels, imagine, reduced, square
 
 from unsmear.models.blind_deconvolution import filter_basis
 
@@ -45,20 +44,12 @@ def limits(part: Part, folder: Path) -> list[float]:
     error = (scene * (1 - transfer).abs() ** 2 + noise).sum(1)
     even = scene * transfer.real / seen
     left = (scene * noise / seen, scene * (1 - even * transfer).abs() ** 2 + noise * even**2)
-    found = [decibels(error, over_frequencies.sum(1), part.floor) for over_frequencies in left]
+    found = [decibels(error, over_frequencies.sum(1), part.floor).mean().item() for over_frequencies in left]
 
     torch.manual_seed(0)
     _, among, missing, error = imagined.draw(SAMPLES)
-    for count in COUNTS:
-        few, aim = square(among)[:, :count, :count], missing[:, :count]
-        best = torch.linalg.solve(few + 1e-9 * torch.eye(count), aim)
-        found.append(gain(best, part.floor, few, aim, error).mean().item())
-    return found
-
-
-def decibels(before: Tensor, after: Tensor, floor: float) -> float:
-    """Mean gain of mean squared errors (N,)."""
-    return (10 * ((before + floor) / (after + floor)).log10()).mean().item()
+    among = square(among)
+    return found + [best_gain(count, part.floor, among, missing, error).mean().item() for count in COUNTS]
 
 
 if __name__ == "__main__":

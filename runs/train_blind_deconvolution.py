@@ -281,9 +281,8 @@ def train(
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
     among, missing, error = square(held[1]), *held[2:]
     for count in (module.at_once, len(module.filters)):
-        few, aim = among[:, :count, :count], missing[:, :count]
-        best = torch.linalg.solve(few + 1e-9 * torch.eye(count), aim)
-        print(f"the best mixtures of {count} would gain {gain(best, part.floor, few, aim, error).mean():+.3f} dB there")
+        best = best_gain(count, part.floor, among, missing, error).mean()
+        print(f"the best mixtures of {count} would gain {best:+.3f} dB there")
     torch.manual_seed(args.seed)
     matrices = [weight for weight in module.read.parameters() if weight.ndim > 1]
     others = [*module.mix.parameters(), *(weight for weight in module.read.parameters() if weight.ndim == 1)]
@@ -376,7 +375,19 @@ def gain(weights: Tensor, floor: float, among: Tensor, missing: Tensor, error: T
         error: Mean square of what is missing, (B,).
     """
     left = error - 2 * (weights * missing).sum(1) + torch.einsum("nk,nkl,nl->n", weights, among, weights)
-    return 10 * ((error + floor) / (left + floor)).log10()
+    return decibels(error, left, floor)
+
+
+def best_gain(count: int, floor: float, among: Tensor, missing: Tensor, error: Tensor) -> Tensor:
+    """What the best mixtures of the first `count` filters gain, dB (B,)."""
+    few, aim = among[:, :count, :count], missing[:, :count]
+    best = torch.linalg.solve(few + 1e-9 * torch.eye(count), aim)
+    return gain(best, floor, few, aim, error)
+
+
+def decibels(before: Tensor, after: Tensor, floor: float) -> Tensor:
+    """Gain of mean squared errors."""
+    return 10 * ((before + floor) / (after + floor)).log10()
 
 
 if __name__ == "__main__":
