@@ -148,18 +148,19 @@ class SpectralDeconvolution(nn.Module):
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
             around, whole = log_spectra(luma)
+            blocks = self.fold_blocks(luma)
         seen = self.read_spectra(around.to(self.mix.weight.dtype), whole.to(self.mix.weight.dtype))
         weights = self.mix(seen)
         others = range(self.at_once, len(self.filters), self.at_once)
-        mixtures = [self._respond(luma, weights, begin)[1] for begin in others]
-        responses, mixed = self._respond(luma, weights, 0)  # last, since these responses stay
+        mixtures = [self._respond(blocks, weights, begin)[1] for begin in others]
+        responses, mixed = self._respond(blocks, weights, 0)  # last, since these responses stay
         return sum(mixtures, mixed), responses, seen
 
-    def _respond(self, luma: Tensor, weights: Tensor, begin: int) -> tuple[Tensor, Tensor]:
+    def _respond(self, blocks: Tensor, weights: Tensor, begin: int) -> tuple[Tensor, Tensor]:
         """Responses of `at_once` filters (B, fold * fold, at_once, h, w), and their mixture (B, fold * fold, h, w)."""
         some = slice(begin, begin + self.at_once)
-        with no_autocast(luma.device):
-            responses = self.filter_folded(luma, self.filters[some])
+        with no_autocast(blocks.device):
+            responses = self.filter_folded(blocks, self.filters[some])
         weights = functional.interpolate(weights[:, some], size=responses.shape[3:], mode="bilinear")
         responses = responses.to(weights.dtype)
         return responses, mix_filters(weights, responses)
@@ -179,22 +180,26 @@ class SpectralDeconvolution(nn.Module):
         """Whether it is being trained, and must be trusted with slight changes: it could never begin without."""
         return self.training and self.mix.weight.requires_grad
 
-    def filter_folded(self, luma: Tensor, filters: Tensor) -> Tensor:
-        """Correlate (B, 1, H, W) with (some, side, side), pixel blocks folded.
+    def fold_blocks(self, luma: Tensor) -> Tensor:
+        """Continue (B, 1, H, W) as far as filters reach, and fold pixel blocks: (B, fold * fold, ...)."""
+        margin = self.filters.shape[-1] // 2
+        blocks = functional.pixel_unshuffle(functional.pad(luma, [margin] * 4, mode="replicate"), self.fold)
+        return blocks.contiguous(memory_format=torch.channels_last)
+
+    def filter_folded(self, blocks: Tensor, filters: Tensor) -> Tensor:
+        """Correlate what `fold_blocks` makes of (B, 1, H, W) with (some, side, side), pixel blocks folded.
 
         Returns (B, fold * fold, some, H / fold, W / fold).
 
         The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
         """
-        fold, margin = self.fold, filters.shape[-1] // 2
+        fold = self.fold
         filters = filters.float()[:, None]
         moved = [
             functional.pad(filters, (right, fold - 1 - right, down, fold - 1 - down))
             for down in range(fold)
             for right in range(fold)
         ]
-        blocks = functional.pixel_unshuffle(functional.pad(luma, [margin] * 4, mode="replicate"), fold)
-        blocks = blocks.contiguous(memory_format=torch.channels_last)
         responses = functional.conv2d(blocks, functional.pixel_unshuffle(torch.cat(moved), fold))
         return responses.unflatten(1, (fold**2, -1))
 
