@@ -25,13 +25,13 @@ from skimage.color import gray2rgb
 
 from unsmear import Deblurrer
 from unsmear.data.camera import soften
-from unsmear.data.store import read_picture
+from unsmear.data.store import list_pictures, read_picture
 from unsmear.train.validation import Validation, summarize
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sharp", help='a folder of PNG files, or "scikit-image"')
+    parser.add_argument("sharp", help='a folder of pictures, or "scikit-image"')
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--model", nargs="+", default=["saphn-s"])
     parser.add_argument("--soften", type=float, default=0.0, help="standard deviation of a Gaussian, pixels")
@@ -41,7 +41,7 @@ def main() -> None:
 
     files = sorted(args.pairs.rglob("blur/*.png")) if args.pairs else []
     pairs = [(read_picture(p), read_picture(p.parent.parent / "sharp" / p.name)) for p in files]
-    in_folder = map(read_picture, sorted(Path(args.sharp).glob("*.png")))
+    in_folder = map(read_picture, list_pictures(Path(args.sharp)))
     sharp = sample_photos() if args.sharp == "scikit-image" else in_folder
     chosen = islice(sharp, args.limit)
     validation = Validation([softened(p, args.soften) for p in chosen] if args.soften else list(chosen), pairs)
