@@ -41,8 +41,7 @@ def main() -> None:
 
     files = sorted(args.pairs.rglob("blur/*.png")) if args.pairs else []
     pairs = [(read_picture(p), read_picture(p.parent.parent / "sharp" / p.name)) for p in files]
-    in_folder = map(read_picture, list_pictures(Path(args.sharp)))
-    sharp = sample_photos() if args.sharp == "scikit-image" else in_folder
+    sharp = sample_photos() if args.sharp == "scikit-image" else map(read_picture, list_pictures(args.sharp))
     chosen = islice(sharp, args.limit)
     validation = Validation([softened(p, args.soften) for p in chosen] if args.soften else list(chosen), pairs)
     results = {}

@@ -319,5 +319,5 @@ def filter_basis(count: int) -> Tensor:
     """
     filters = np.load(BASIS_FILE)
     if not 1 <= count <= len(filters):
-        raise ValueError(f"there are {len(filters)} filters, not {count}")
+        raise ValueError(f"filter_basis and blind_filters must be within 1 to {len(filters)}, not {count}")
     return torch.from_numpy(filters[:count].astype(np.float32))

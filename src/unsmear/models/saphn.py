@@ -28,6 +28,10 @@ from torch.utils.checkpoint import checkpoint
 from unsmear.models.blind_deconvolution import BlindDeconvolution, mix_filters
 from unsmear.models.network import Network
 from unsmear.ops import distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
+from unsmear.ops.dispatch import takes_kernels
+from unsmear.process import give_back_freed
+
+_LARGE = 2**20  # values of a picture: the parts of smaller passes leave little behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,10 +288,10 @@ class SAPHN(Network):
     def peak_bytes_per_pixel(self) -> float:
         """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
 
-        By `unsmear bench`, which measures it in a fresh process, 980 to 1110 for `saphn` and 560 for `saphn-s` at
-        1280 x 720. What is told is about nine feature maps of the finest scale and a kernel map, beside the
-        estimates: two or three of them are room for what the allocator keeps. A filter basis adds three times its
-        responses.
+        By `unsmear bench`, which measures it in a fresh process, 850 for `saphn` and 350 for `saphn-s` at 1280 x 720.
+        What is told is about nine feature maps of the finest scale and a kernel map, beside the estimates: two or
+        three of them are room for what the allocator keeps, more than it does on Linux. A filter basis adds three
+        times its responses.
         """
         features = 4 * (9 * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2
         return features + 12 * self.config.filter_basis + 80
@@ -320,7 +324,10 @@ class SAPHN(Network):
         if first_look is not None:
             estimate = blurred + first_look.correction.repeat(1, 3, 1, 1)  # the same for every color
             yield estimate
+        large = takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE
         for level in range(self.config.levels, 0, -1):
+            if large:
+                give_back_freed()
             features = self._encode(level, to_patches(estimate, level))
             if lower is not None:
                 sum_so_far = features[-1] + lower if self.config.merge == "add+attention" else features[-1]
@@ -330,6 +337,8 @@ class SAPHN(Network):
             if first_look is not None:
                 features[-1] = features[-1] + to_patches(first_look.features[level - 1], max(1, level - 1))
             lower = features[-1]
+            if large:
+                give_back_freed()
             residual = self._decode(level, features)
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
