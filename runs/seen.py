@@ -2,8 +2,8 @@
 
     python runs/seen.py SEEN UNSEEN [--model NAME|FILE ...] [--crops 30]
 
-Of each folder so many photos, evenly spread, each a crop of at most 480 pixels blurred by its number as the seed: what
-the first estimate gains, which is the blind deconvolution's, what the levels add to it, and the least gain of all.
+Of each folder so many photos, evenly spread, each a crop of 480 pixels blurred by its number as the seed: what the
+first estimate gains, which is the blind deconvolution's, what the levels add to it, and the least gain of all.
 """
 
 import argparse
@@ -14,17 +14,18 @@ from unsmear.process import tune_process
 
 tune_process()  # before PyTorch is loaded
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unsmear.data.batches import random_crop
-from unsmear.data.blur import PRESETS, synthesize
 from unsmear.data.store import list_pictures, read_picture
 from unsmear.models import load_model
 from unsmear.models.saphn import SAPHN
+from unsmear.train.validation import blurred_pair, psnr
 
 STRENGTHS = ("mild", "medium")
-SIDE, MARGIN, MULTIPLE = 480, 16, 16  # pixels; of the last the sides are multiples
+SIDE = 480  # pixels
 
 
 def main() -> None:
@@ -51,19 +52,16 @@ def gains(network: SAPHN, folder: Path, strength: str, crops: int) -> Iterator[t
     """What the first and the last estimate of each crop gain, dB."""
     files = list_pictures(folder)
     for number, file in enumerate(files[:: max(1, len(files) // crops)][:crops]):
-        rng = torch.Generator().manual_seed(number)
-        picture = read_picture(file)
-        side = (min(SIDE + 2 * MARGIN, *picture.shape[:2]) - 2 * MARGIN) // MULTIPLE * MULTIPLE
-        crop = random_crop(picture, side + 2 * MARGIN, rng)[None].float() / 255
-        blurred, sharp = synthesize(crop, PRESETS[strength], rng, margin=MARGIN)
-        blurred = blurred.mul(255).round().div(255)
-        first, *_, last = network.estimates(blurred)
+        crop = random_crop(read_picture(file), SIDE, torch.Generator().manual_seed(number))
+        blurred, sharp = blurred_pair(crop.permute(1, 2, 0).numpy(), strength, number)
+        first, *_, last = network.estimates(torch.from_numpy(blurred).permute(2, 0, 1)[None] / 255)
         before = psnr(blurred, sharp)
-        yield psnr(first, sharp) - before, psnr(last, sharp) - before
+        yield psnr(in_8_bits(first), sharp) - before, psnr(in_8_bits(last), sharp) - before
 
 
-def psnr(picture: Tensor, sharp: Tensor) -> float:
-    return float(-10 * (picture.clamp(0, 1) - sharp).square().mean().clamp(min=1e-10).log10())
+def in_8_bits(estimate: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1] as (H, W, 3) uint8."""
+    return estimate[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from networks import awake, picture
 from unsmear import create_model, load_model
 from unsmear.cost import count_macs
 from unsmear.explain.maps import explain
-from unsmear.models import count_parameters, save_model
+from unsmear.models import count_parameters, saphn, save_model
 from unsmear.models.saphn import Attention
 
 SMALL = {"widths": (6, 8, 8), "lower_widths": None, "encoder_blocks": 1, "decoder_blocks": 1}
@@ -172,3 +172,23 @@ def level_of(name):
     """The level whose patches a module works on."""
     part, number = name.split(".")[:2]
     return max(1, int(number)) if part == "decoders" else int(number) + 1
+
+
+def test_large_passes_give_memory_back_and_training_keeps_it(monkeypatch):
+    network, x = load_model("saphn-s"), torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network(x)
+    given = []
+    monkeypatch.setattr(saphn, "give_back_freed", lambda: given.append(1))
+    with torch.no_grad():
+        network(x)
+        assert not given  # too small to leave much behind
+        monkeypatch.setattr(saphn, "_LARGE", x.numel())
+        network(x)
+    assert len(given) == 2 * network.config.levels
+    network(x)
+    assert len(given) == 2 * network.config.levels
+    monkeypatch.undo()
+    monkeypatch.setattr(saphn, "_LARGE", x.numel())
+    with torch.no_grad():
+        assert torch.equal(network(x), expected)
