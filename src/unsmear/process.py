@@ -36,7 +36,7 @@ def give_back_freed() -> None:
     """With the GNU C library on Linux, give freed memory back to the system, wherever in the process it lies.
 
     For a large pass, between its parts: what one part leaves lies between what stays in use, in pieces of which few fit
-    the next part, so kept it would add to the peak. To fetch and clear some of it again takes hundredths of a pass.
+    the next part, so kept it would add to the peak. To fetch and clear some of it again takes time, too.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # other C libraries have no malloc_trim

@@ -288,7 +288,7 @@ class SAPHN(Network):
     def peak_bytes_per_pixel(self) -> float:
         """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
 
-        By `unsmear bench`, which measures it in a fresh process, 850 for `saphn` and 350 for `saphn-s` at 1280 x 720.
+        By `unsmear bench`, which measures it in a fresh process, 950 for `saphn` and 400 for `saphn-s` at 1280 x 720.
         What is told is about nine feature maps of the finest scale and a kernel map, beside the estimates: two or
         three of them are room for what the allocator keeps, more than it does on Linux. A filter basis adds three
         times its responses.
@@ -324,9 +324,8 @@ class SAPHN(Network):
         if first_look is not None:
             estimate = blurred + first_look.correction.repeat(1, 3, 1, 1)  # the same for every color
             yield estimate
-        large = takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE
         for level in range(self.config.levels, 0, -1):
-            if large:
+            if takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE:
                 give_back_freed()
             features = self._encode(level, to_patches(estimate, level))
             if lower is not None:
@@ -337,8 +336,6 @@ class SAPHN(Network):
             if first_look is not None:
                 features[-1] = features[-1] + to_patches(first_look.features[level - 1], max(1, level - 1))
             lower = features[-1]
-            if large:
-                give_back_freed()
             residual = self._decode(level, features)
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
