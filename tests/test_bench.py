@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from unsmear import cli
 from unsmear.bench import machine, subject
 from unsmear.bench.machine import Probes
 from unsmear.bench.measure import measure
@@ -253,15 +252,10 @@ def test_whole_way_as_json(tiny):
         (["--json", "no/a.json"], 2, "no/a.json: there is no such folder to write to"),
     ],
 )
-def test_mistakes_are_told_in_one_line(monkeypatch, tmp_path, capsys, arguments, code, words):
-    monkeypatch.chdir(tmp_path)
+def test_mistakes_are_told_in_one_line(place, unsmear_here, arguments, code, words):
     Path("text.safetensors").write_text("hello")
-    monkeypatch.setattr(sys, "argv", ["unsmear", "bench", "--device", "cpu", *arguments])
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert (caught.value.code, out) == (code, "")
+    found, out, err = unsmear_here("bench", "--device", "cpu", *arguments)
+    assert (found, out) == (code, "")
     assert err.startswith("unsmear: error: ")
     assert words in err
     assert err.count("\n") == 1

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ pytest.importorskip("skimage", reason="needs the extra eval")
 
 from PIL import Image
 
-from unsmear import cli
 from unsmear.data.pairs import Pair, PairedFolder, find_pairs
 from unsmear.errors import ModelError, UsageError
 from unsmear.evaluation import PROTOCOLS, evaluate, report, run
@@ -521,19 +521,10 @@ def test_crops_show_where_models_matter():
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys, models):
+def command(tmp_path, monkeypatch, unsmear_here, models):
     """Runs the command in the folder of the test: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["unsmear", "eval", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
+    return partial(unsmear_here, "eval")
 
 
 def test_command(gopro, command):

@@ -38,7 +38,7 @@ TINY = TrainConfig(
     validate_every=100,
     save_every=1000.0,
     warmup=2,
-    frozen=("blind.near", "blind.mid", "blind.far"),  # 2.9 of 2.9 million weights, and with Muon 4/5 of a step's time
+    frozen=("blind.near", "blind.mid", "blind.far"),  # nearly all weights, and with Muon 4/5 of a step's time
 )
 # The layers that read spectra lie behind others that begin at zero: their first gradients are as small as rounding, of
 # which Muon makes updates of full size. So runs that are to be equal but for rounding go without.
