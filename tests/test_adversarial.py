@@ -26,6 +26,7 @@ from unsmear.train.perceptual import Features
 
 WGAN = replace(
     TINY,
+    frozen=(),
     model="deblurgan",
     overrides={"width": 4, "blocks": 1},
     steps=3,
