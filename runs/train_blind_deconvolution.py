@@ -349,7 +349,7 @@ def symmetries(filters: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def read_pool(folder: Path, pattern: str) -> list[Tensor]:
-    shards = [torch.load(file) for file in sorted(folder.glob(pattern))]
+    shards = [torch.load(file, mmap=True) for file in sorted(folder.glob(pattern))]  # read once, into what cat makes
     if not shards:
         raise SystemExit(f"{folder}: files are needed to train on and to hold back; --draw {2 * SHARD} or more")
     return [torch.cat(column) for column in zip(*shards, strict=True)]
