@@ -31,7 +31,7 @@ def main() -> None:
         for megapixels in args.megapixels:
             height = round(math.sqrt(megapixels * 1e6 * 3 / 4))
             size = height, round(megapixels * 1e6 / height)
-            told, tiles = deblurrer.expected_peak(*size) / 2**20, deblurrer.plan(*size).num_tiles
+            told, tiles = deblurrer.expected_peak(*size, bytes_per_value=1) / 2**20, deblurrer.plan(*size).num_tiles
             for format in args.formats:
                 path = Path(folder) / f"a.{format}"
                 small = Image.effect_noise((size[1] // 8 + 1, size[0] // 8 + 1), 50).convert("RGB")

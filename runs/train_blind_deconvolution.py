@@ -39,14 +39,13 @@ from torch.nn import functional
 from unsmear.data.batches import VideoFrames, random_crop, random_softness
 from unsmear.data.blur import CLEAN, MEDIUM, MILD, PRESETS, BlurConfig, synthesize
 from unsmear.data.camera import compress_jpeg
-from unsmear.data.store import PictureStore, default_cache, list_pictures
+from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, WINDOW, SpectralDeconvolution, log_spectra
+from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, PLACE, WINDOW, SpectralDeconvolution, log_spectra
 from unsmear.models.saphn import SAPHN
 from unsmear.train.muon import Muon
 
 MARGIN = 16  # pixels around a picture that may move in
-PLACE = WINDOW // 2  # pixels from one place to the next
 MIDDLE = 96  # pixels around a place where the mixture is to fit
 EVERY = 2  # of the pixels along each side of these are enough
 PLACES = 16  # of a picture, at most
@@ -137,7 +136,7 @@ def main() -> None:
         parser.error("--init must be a network with a filter basis")
     module = getattr(network.blind, args.part)
     if not args.keep:
-        module = SpectralDeconvolution(len(module.filters), module.at_once, module.fold)
+        module = SpectralDeconvolution(len(module.filters))
         setattr(network.blind, args.part, module)
     try:
         turns = symmetries(module.filters)
@@ -160,7 +159,7 @@ def draw(part: Part, filters: Tensor, photos: list[list[np.ndarray]], args: argp
     Of those of responses among each other the upper triangle, row after row.
     """
     rng = torch.Generator().manual_seed(args.seed)
-    store = PictureStore(list_pictures(args.frames), default_cache(), print)
+    store = PictureStore(list_pictures(args.frames), notice=print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
     frames_side = min(part.side, min(store[0].shape[:2]) // part.frames_size // PLACE * PLACE)
     for shard in range(math.ceil(args.draw / SHARD)):
@@ -183,7 +182,7 @@ def draw(part: Part, filters: Tensor, photos: list[list[np.ndarray]], args: argp
 
 def reduced(folder: Path, size: int) -> Iterable[np.ndarray]:
     """The photos of a folder, (H, W, 3) uint8 each, at a fraction of their size."""
-    for photo in PictureStore(list_pictures(folder), default_cache(), print):
+    for photo in PictureStore(list_pictures(folder), notice=print):
         yield np.asarray(Image.fromarray(photo).reduce(size)) if size > 1 else photo
 
 
@@ -280,9 +279,8 @@ def train(
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
     among, missing, error = square(held[1]), *held[2:]
-    for count in (module.at_once, len(module.filters)):
-        best = best_gain(count, part.floor, among, missing, error).mean()
-        print(f"the best mixtures of {count} would gain {best:+.3f} dB there")
+    best = best_gain(len(module.filters), part.floor, among, missing, error).mean()
+    print(f"the best mixtures would gain {best:+.3f} dB there")
     torch.manual_seed(args.seed)
     matrices = [weight for weight in module.read.parameters() if weight.ndim > 1]
     others = [*module.mix.parameters(), *(weight for weight in module.read.parameters() if weight.ndim == 1)]

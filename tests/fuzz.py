@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from pictures import ICC_RGB, XMP, encoded, exif_block, image, tiff_of
+from pictures import ICC_RGB, XMP, encoded, exif_block, headline, image, tiff_of
 from PIL import Image, ImageCms, PngImagePlugin
 
 from unsmear.errors import UnsmearError
-from unsmear.image import open_picture, probe, save_picture
+from unsmear.image import open_picture, save_picture
 
 MAX_MEGAPIXELS = 1.0
 MAX_SECONDS = 5.0  # of the processor, as others may use it, too
@@ -218,7 +218,7 @@ def check_picture(data: bytes) -> str:
         Exception: Whatever is neither a picture nor an error of ours.
     """
     try:
-        size = probe(io.BytesIO(data), max_megapixels=MAX_MEGAPIXELS)[:2]
+        size = headline(io.BytesIO(data), max_megapixels=MAX_MEGAPIXELS)[:2]
         picture = open_picture(io.BytesIO(data), max_megapixels=MAX_MEGAPIXELS)
     except UnsmearError as error:
         _check_message(error)

@@ -9,13 +9,19 @@ import numpy as np
 from PIL import Image
 
 from unsmear.errors import UnsmearError
-from unsmear.image import open_picture, save_picture
+from unsmear.image import open_picture, probe, save_picture
 
 RNG = np.random.default_rng(0)
 ICC_RGB = b"\0\0\0\x90test\x02\x10\0\0mntrRGB XYZ " + bytes(range(120))
 ICC_GRAY = ICC_RGB.replace(b"RGB ", b"GRAY")
 XMP = b'<x:xmpmeta><rdf:Description xmp:Rating="5" tiff:Orientation="%d"/></x:xmpmeta>'
 ORIENTATION, MAKER_NOTE, EXIF_IFD, GPS_IFD = 274, 37500, 34665, 34853
+
+
+def headline(source, **limits):
+    """What the header of a picture tells: width, height and format."""
+    header = probe(source, **limits)
+    return header.width, header.height, header.format
 
 
 def image(mode="RGB", size=(23, 17)):

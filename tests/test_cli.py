@@ -1,6 +1,7 @@
 """The command as people meet it: what it prints and where, its exit codes, and that it tidies up."""
 
 import csv
+import glob
 import inspect
 import io
 import json
@@ -52,8 +53,8 @@ class FakeDeblurrer:
         progress(2, 2)
         return np.rint(rgb + strength * (255.0 - 2 * rgb)).astype(np.uint8)
 
-    def expected_peak(self, height, width):
-        return 2**29
+    def expected_peak(self, height, width, *, bytes_per_value):
+        return bytes_per_value * 2**29
 
     def plan(self, height, width):
         return FakePlan(1 if height * width <= 1_500_000 else 2)
@@ -148,7 +149,7 @@ def test_flags_are_frozen(run):
             "--tensorboard",
             "--quiet -q",
         ],
-        "synth": ["--preview", "--strength", "--count", "--size", "--seed"],
+        "synth": ["--preview", "--strength", "--count", "--size", "--seed", "--overwrite"],
         "convert": ["--output -o", "--warm-start", "--overwrite"],
         "models": [],
         "doctor": [],
@@ -489,17 +490,45 @@ def test_shares(run):
     assert sorted(os.listdir("out")) == ["1.png", "3.png"]
     assert run("deblur", "in", "-o", "out", "--shard", "1/2", "-q")[0] == 0
     assert len(os.listdir("out")) == 5
+    assert run("deblur", "in/0.png", "--shard", "2/2")[::2] == (0, "nothing to do\n")
     for wrong in ("0/2", "3/2", "x", "1"):
         assert run("deblur", "in", "-o", "out", "--shard", wrong)[0] == 2
 
 
 def test_sheets_are_written_and_are_no_inputs(run):
     make("in/a.png", size=(600, 500))
+    make("in/b.png")
     assert run("deblur", "in", "--compare", "-q")[0] == 0
-    assert sorted(os.listdir("in")) == ["a.compare.png", "a.deblurred.png", "a.png"]
-    with Image.open("in/a.compare.png") as sheet:
+    assert sorted(os.listdir("in"))[:3] == ["a.deblurred.png", "a.png", "a.png.compare.png"]
+    with Image.open("in/a.png.compare.png") as sheet:
         assert sheet.width >= 1200
-    assert run("deblur", "in")[2].endswith("1 skipped (exists)\n")
+    for inputs in (["in"], ["in/*.png"], glob.glob("in/*.png")):
+        assert run("deblur", *inputs, "--compare")[2].endswith("2 skipped (exists)\n")
+    assert len(os.listdir("in")) == 6
+
+
+def test_sheets_replace_nothing(run):
+    for name in ("in/a.png", "in/a.jpg", "in/b.png"):
+        make(name)
+    assert run("deblur", "in", "-o", "out", "--compare", "-q")[0] == 0
+    sheets = ["a.jpg.compare.png", "a.png.compare.png", "b.png.compare.png"]
+    assert [name for name in sorted(os.listdir("out")) if "compare" in name] == sheets
+    os.remove("out/b.png")
+    code, out, err = run("deblur", "in", "-o", "out", "--compare")
+    way_out = "exists already, but no result; move it away, or pass --overwrite"
+    assert (code, out, err) == (2, "", f"unsmear: error: out/b.png.compare.png: {way_out}\n")
+    assert run("deblur", "in", "-o", "out", "--compare", "--overwrite", "-q")[0] == 0
+    # nor inputs, nor the results of others
+    make("b/a.png.compare.png")
+    code, _, err = run("deblur", "in/a.png", "b/a.png.compare.png", "--compare", "-o", "b", "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "in/a.png would be written over another input, b/a.png.compare.png" in err
+    code, _, err = run("deblur", "in/a.png", "b/a.png.compare.png", "--compare", "-o", "new/")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "would both be written to new/a.png.compare.png" in err
+    code, _, err = run("deblur", "in/a.png", "--compare", "-o", "-")
+    assert code == 2
+    assert err == "unsmear: error: --compare writes a file beside the result; give --output FILE for that\n"
 
 
 # Standard input and output
@@ -573,7 +602,7 @@ SLOW = """
             time.sleep(%g)
             return rgb
         def plan(self, height, width): return "a plan"
-        def expected_peak(self, height, width): return 2**29
+        def expected_peak(self, height, width, *, bytes_per_value): return 2**29
 
     sys.modules["unsmear.restore"] = types.SimpleNamespace(Deblurrer=Slow)
 """

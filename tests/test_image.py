@@ -22,6 +22,7 @@ from pictures import (
     XMP,
     encoded,
     exif_block,
+    headline,
     image,
     opened,
     png_with_header,
@@ -34,10 +35,10 @@ from unsmear.errors import ImageError, UnsmearError, UsageError
 from unsmear.image import (
     MAX_MEGAPIXELS,
     Picture,
+    check_image,
     default_output,
     from_pil,
     open_picture,
-    probe,
     save_picture,
     to_pil,
 )
@@ -190,7 +191,7 @@ def test_orientation_is_applied_once_and_reset(orientation, format):
         xmp = {"pnginfo": info}
     data = encoded(stored.convert("RGB"), format, exif=exif, **xmp)
 
-    assert probe(io.BytesIO(data)) == (40, 24, format)
+    assert headline(io.BytesIO(data)) == (40, 24, format)
     picture = opened(data)
     assert picture.rgb.shape == (24, 40, 3)
     corners = [picture.rgb[y, x, 1] for y, x in ((2, 2), (2, 37), (21, 2), (21, 37))]
@@ -370,6 +371,20 @@ def test_deep_modes_of_pil_are_refused():
     for mode in ("I", "F", "I;16", "HSV", "LAB", "YCbCr"):
         with pytest.raises(ImageError, match="not supported"):
             from_pil(Image.new(mode, (3, 3)))
+    for mode in ("I", "F", "I;16"):
+        with pytest.raises(ImageError, match="not supported; give an array of uint16, or of float32 from 0 to 1"):
+            check_image(Image.new(mode, (3, 3)))
+
+
+def test_animations_and_empty_pictures_of_pil_are_refused():
+    file = io.BytesIO()
+    image("RGB").save(file, "GIF", save_all=True, append_images=[Image.new("RGB", (23, 17))])
+    animation = Image.open(file)
+    with pytest.raises(ImageError, match=r"give one of them, as its copy\(\)"):
+        check_image(animation)
+    check_image(animation.copy())
+    with pytest.raises(ImageError, match="no pixels"):
+        check_image(Image.new("RGB", (0, 5)))
 
 
 @pytest.mark.parametrize("flag", [0x40, 0x60])
@@ -427,11 +442,11 @@ def test_bombs_are_refused_from_the_header(data):
 def test_limit_of_megapixels_is_ours_and_not_pillows():
     """Pillow warns from 89 megapixels on and refuses above 179; warnings are errors here."""
     for pixels in (100, 199):
-        assert probe(io.BytesIO(png_with_header(10_000, pixels * 100))) == (10_000, pixels * 100, "PNG")
+        assert headline(io.BytesIO(png_with_header(10_000, pixels * 100))) == (10_000, pixels * 100, "PNG")
     with pytest.raises(ImageError, match=r"larger than 0\.0003 megapixels"):
         open_picture(io.BytesIO(encoded(image(), "PNG")), max_megapixels=0.0003)
     bomb = png_with_header(20_000, 20_000)
-    assert probe(io.BytesIO(bomb), max_megapixels=400)[:2] == (20_000, 20_000)
+    assert headline(io.BytesIO(bomb), max_megapixels=400)[:2] == (20_000, 20_000)
     assert Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3
     assert MAX_MEGAPIXELS == 200
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pictures import RNG, encoded, exif_block, image, opened, png_with_header, saved, survive, tiff_of
+from pictures import RNG, encoded, exif_block, headline, image, opened, png_with_header, saved, survive, tiff_of
 from PIL import Image
 
 from unsmear.errors import ImageError
@@ -54,7 +54,7 @@ def seen(vips, data):
 def test_depth_comes_back_bit_identical(format, dtype, mode, vips):
     source = values(dtype, CHANNELS[mode])
     data = png_of(source) if format == "PNG" else tiff_of(source)
-    assert probe(io.BytesIO(data)) == (23, 17, format)
+    assert headline(io.BytesIO(data)) == (23, 17, format)
     picture = opened(data)
     assert picture.rgb.dtype == (np.uint16 if dtype == np.uint16 else np.float32)
     assert picture.is_gray == mode.startswith("gray")
@@ -144,7 +144,7 @@ def test_deep_pictures_are_turned_upright_once(orientation, format, vips):
         block = exif_block(orientation)[6:]
         chunk = struct.pack(">I4s", len(block), b"eXIf") + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
         data = data[:33] + chunk + data[33:]
-    assert probe(io.BytesIO(data))[:2] == (6, 4)
+    assert headline(io.BytesIO(data))[:2] == (6, 4)
     result = saved(opened(data))
     np.testing.assert_array_equal(seen(vips, result), upright)
     assert Image.open(io.BytesIO(result)).getexif().get(274, 1) == 1

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from pictures import ICC_RGB, RNG, exif_block, image, opened, saved, survive
+from pictures import ICC_RGB, RNG, exif_block, headline, image, opened, saved, survive
 from PIL import Image
 
 from unsmear.errors import ImageError
-from unsmear.image import Picture, from_pil, probe
+from unsmear.image import Picture, from_pil
 from unsmear.image.color import parse_profile
 
 
@@ -42,7 +42,7 @@ def test_depth_and_channels_come_back(channels, bits, heif, monkeypatch):
     full = 255 if bits == 8 else 65535
     source = smooth(channels, full)
     data = heic(heif, source)
-    assert probe(io.BytesIO(data)) == (64, 48, "HEIF")
+    assert headline(io.BytesIO(data)) == (64, 48, "HEIF")
     picture = opened(data)
     assert picture.rgb.dtype == source.dtype
     assert picture.is_gray == (channels == 1)
@@ -67,7 +67,7 @@ def test_metadata_is_kept_and_the_picture_lies_right(heif):
     seen = np.asarray(heif.open_heif(io.BytesIO(data)))
     picture = opened(data)
     np.testing.assert_array_equal(picture.rgb, seen)  # the container tells how it lies, and not EXIF
-    assert probe(io.BytesIO(data)) == (seen.shape[1], seen.shape[0], "HEIF")
+    assert headline(io.BytesIO(data)) == (seen.shape[1], seen.shape[0], "HEIF")
     again = opened(saved(picture))
     assert (again.xmp, again.icc) == (b"<x:xmpmeta/>", ICC_RGB)
     assert again.rgb.shape == picture.rgb.shape

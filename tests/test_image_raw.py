@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from pictures import opened, saved, survive, tiff_of
+from pictures import headline, opened, saved, survive, tiff_of
 
 from unsmear.batch import plan_jobs
 from unsmear.errors import ImageError, UsageError
 from unsmear.formats import format_of, identify
-from unsmear.image import default_output, probe
+from unsmear.image import default_output
 from unsmear.image.color import parse_profile
 
 
@@ -79,7 +79,7 @@ def flat(red, green, blue, size=(64, 96)):
 
 def test_raw_is_developed_to_sixteen_bits(rawpy):
     data = dng(flat(20000, 20000, 20000))
-    assert probe(io.BytesIO(data)) == (96, 64, "TIFF")
+    assert headline(io.BytesIO(data)) == (96, 64, "TIFF")
     picture = opened(data)
     assert (picture.rgb.dtype, picture.rgb.shape, picture.format) == (np.uint16, (64, 96, 3), "TIFF")
     middle = picture.rgb[16:48, 16:80] / 65535
@@ -109,7 +109,7 @@ def test_raw_is_turned_upright_once(orientation, size, rawpy):
     mosaic = flat(8000, 8000, 8000)
     mosaic[:32, :48] = 50000
     data = dng(mosaic, orientation)
-    assert probe(io.BytesIO(data))[:2] == size
+    assert headline(io.BytesIO(data))[:2] == size
     picture = opened(data)
     assert picture.rgb.shape[1::-1] == size
     green = picture.rgb[..., 1]

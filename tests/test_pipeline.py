@@ -13,7 +13,7 @@ from PIL import Image
 from unsmear import pipeline
 from unsmear.batch import Job, plan_jobs
 from unsmear.errors import ImageError, UsageError
-from unsmear.image import from_pil
+from unsmear.image import Picture, from_pil, save_picture
 from unsmear.pipeline import Treated, run_job, run_jobs
 
 
@@ -82,12 +82,20 @@ def test_a_picture_that_is_kept(place):
     assert Path("out/a.png").read_bytes() == source.read_bytes()
 
 
-def test_pictures_beside(place):
+def test_the_sheet_is_written_where_the_job_says(place):
     def treat(job, picture):
-        return Treated(picture, beside={".compare.png": from_pil(Image.new("RGB", (3, 3)))})
+        return Treated(picture, sheet=from_pil(Image.new("RGB", (3, 3))))
 
-    run_job(Job(make("a.png"), Path("out/a.jpg")), treat, max_megapixels=1)
-    assert sorted(os.listdir("out")) == ["a.compare.png", "a.jpg"]
+    run_job(Job(make("a.png"), Path("out/a.jpg"), Path("out/sheet.png")), treat, max_megapixels=1)
+    assert sorted(os.listdir("out")) == ["a.jpg", "sheet.png"]
+
+
+def test_depth_that_the_format_cannot_hold_is_told(place):
+    deep = Picture(np.full((4, 5, 3), 40_000, np.uint16), format="PNG")
+    save_picture(deep, Path("deep.png"))
+    outcome = run_job(Job(Path("deep.png"), Path("a.jpg")), lambda job, p: Treated(p), max_megapixels=1)
+    assert outcome.note == "16 bits a channel, of which JPEG holds 8"
+    assert run_job(Job(Path("deep.png"), Path("b.png")), lambda job, p: Treated(p), max_megapixels=1).note == ""
 
 
 # Many pictures

@@ -54,9 +54,17 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
     assert again.returncode == 2
     assert again.stderr.strip().endswith("holds a run already; pass --resume to go on with it, or choose another --out")
 
-    last = unsmear(*arguments, "--resume")
+    config = (tmp_path / "run" / "config.json").read_text()
+    other = unsmear("train", "--data", photos, "--out", tmp_path / "run", "--resume")  # without its recipe
+    assert other.returncode == 2
+    assert "holds another run: overrides was {" in other.stderr
+    assert other.stderr.count("\n") == 1
+    assert (tmp_path / "run" / "config.json").read_text() == config
+
+    last = unsmear(*arguments, "--resume", "--set", "log_every=15")
     assert last.returncode == 0, last.stderr
     assert "30 of 30 steps, done" in last.stderr
+    assert "goes on with other settings: log_every was 5, not 15\n" in last.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert rows[-2]["step"] == 30
     assert {"loss", "psnr", "gain", "rate", "pictures_per_second", "minutes_left"} <= rows[-2].keys()
@@ -73,12 +81,27 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
         (["--set", "depth=3"], "--set 'depth=3': write FIELD=VALUE with one of model, overrides"),
         (["--set", "steps=many"], "--set 'steps=many': steps is of another type, such as 100000"),
         (["--set", "steps=0"], "steps must be at least 1"),
+        (["--set", "seed=-1"], "seed must not be negative"),
+        (["--set", "learning_rate=NaN"], "learning_rate must be finite, not nan"),
+        (["--set", "weight_decay=Infinity"], "weight_decay must be finite, not inf"),
+        (["--set", "learning_rate=1e300"], "learning_rate must be finite, not 1e+300"),
+        (["--set", "mixture=[NaN]"], "mixture must be finite, not nan"),
+        (["--set", 'mixture=[1,"a"]'], """--set 'mixture=[1,"a"]': mixture is of another type, such as [1.0"""),
+        (["--set", "frozen=[3]"], "--set 'frozen=[3]': frozen is of another type, such as []"),
+        (["--set", "init=5"], "--set 'init=5': init is of another type, such as null or the name of a file"),
+        (["--set", "crop=20"], "crop must be a multiple of 16 for 'saphn-s', not 20"),
+        (
+            ["--set", "init=saphn-s", "--set", 'overrides={"encoder_blocks":null}'],
+            "'saphn-s' of init cannot become one with {'encoder_blocks': None}",
+        ),
+        (["--resume"], "run: holds no run to go on with; start without --resume"),
         (["--data", "missing"], "missing: no such folder or video; give PATH, or photos:PATH, frames:PATH, pairs:PATH"),
     ],
 )
-def test_mistakes_get_one_line(tmp_path, unsmear_here, arguments, message):
+def test_mistakes_get_one_line(tmp_path, monkeypatch, unsmear_here, arguments, message):
     photos = write_pictures(tmp_path / "photos", 1)
-    code, out, err = unsmear_here("train", "--data", photos, "--out", tmp_path / "run", *arguments)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = unsmear_here("train", "--data", photos, "--out", "run", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"unsmear: error: {message}")
     assert err.count("\n") == 1
@@ -191,3 +214,7 @@ def test_synth_draws_a_sheet(tmp_path, unsmear_here):
     wrong = unsmear_here("synth", photos, "--preview", tmp_path / "sheet.png", "--strength", "wild")
     strengths = "mild, medium, strong, gopro, clean"
     assert wrong == (2, "", f"unsmear: error: unknown strength 'wild': choose one of {strengths}\n")
+    code, _, err = unsmear_here("synth", photos, "--preview", tmp_path / "sheet.png")
+    assert code == 2
+    assert err.endswith("sheet.png: exists already; choose another file for --preview, or pass --overwrite\n")
+    assert unsmear_here("synth", photos, "--preview", tmp_path / "sheet.png", "--size", 32, "--overwrite")[0] == 0

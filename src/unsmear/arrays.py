@@ -6,8 +6,9 @@ Pictures stay uint8 (or whatever they came as) and are turned into floating poin
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -50,12 +51,12 @@ class ArrayDeblurrer:
         self,
         model: str | Path | nn.Module = DEFAULT_MODEL,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         memory_gib: float | None = None,
         dtype: str = "auto",
     ) -> None:
-        if memory_gib is not None and not memory_gib > 0:
-            raise UsageError(f"memory_gib must be more than 0, not {memory_gib}")
+        if memory_gib is not None and not (isinstance(memory_gib, Real) and memory_gib > 0):
+            raise UsageError(f"memory_gib must be a number above 0, not {memory_gib!r}")
         choice = choose_device(device)
         network = model if isinstance(model, nn.Module) else load_model(model)
         for attribute in ("name", "size_multiple", "peak_bytes_per_pixel"):
@@ -108,9 +109,9 @@ class ArrayDeblurrer:
             OutOfMemoryError: If not even small tiles fit into memory.
         """
         _check_image(image)
-        if not 0 <= strength <= 1:
-            raise UsageError(f"strength must be 0 to 1, not {strength}")
-        if quality not in ("normal", "best"):
+        if not (isinstance(strength, Real) and 0 <= strength <= 1):
+            raise UsageError(f"strength must be 0 to 1, not {strength!r}")
+        if quality not in get_args(Quality):
             raise UsageError(f"quality must be 'normal' or 'best', not {quality!r}")
         if strength == 0:
             return image.copy()
@@ -165,7 +166,7 @@ class ArrayDeblurrer:
         """Working memory in bytes that one picture may take now: `memory_gib`, or a share of what is free."""
         return default_budget(self.device) if self._memory is None else self._memory
 
-    def expected_peak(self, height: int, width: int, *, bytes_per_value: int = 1) -> int:
+    def expected_peak(self, height: int, width: int, *, bytes_per_value: int) -> int:
         """Peak resident memory of an `unsmear deblur` of one picture, in bytes; usually right within 20 %.
 
         The process with its network, the picture before and after, and what the passes over tiles take. What they

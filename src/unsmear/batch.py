@@ -8,27 +8,28 @@ import glob
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from unsmear.errors import UsageError
 from unsmear.formats import format_of, is_picture_name
-from unsmear.image import default_output, suffix_for
+from unsmear.image import default_output, is_own_name, sheet_beside, suffix_for
 
 STREAM = "-"
 """Stands for standard input among the inputs, and for standard output as the output."""
 
 
-_OWN = (".deblurred", ".compare")  # what the names of our own results end in
-
-
 @dataclass(frozen=True)
 class Job:
-    """One picture to restore. A source or target that is no path is standard input or output."""
+    """One picture to restore. A source or target that is no path is standard input or output.
+
+    The sheet is where the picture goes before and after, side by side, if that is wanted.
+    """
 
     source: Path | BinaryIO
     target: Path | BinaryIO
+    sheet: Path | None = None
 
     @property
     def source_name(self) -> str:
@@ -51,7 +52,7 @@ class Batch:
     Attributes:
         jobs: Pictures to restore.
         existing: Pictures to leave out because their result is there already.
-        is_many: Whether several files or a folder were given: then one failure does not stop the rest.
+        is_many: Whether several files, a folder or shares were asked for: then one failure does not stop the rest.
     """
 
     jobs: list[Job]
@@ -65,6 +66,7 @@ def plan_jobs(
     *,
     recursive: bool = False,
     overwrite: bool = False,
+    compare: bool = False,
     shard: tuple[int, int] = (1, 1),
 ) -> Batch:
     """Find the pictures and where their results go.
@@ -79,12 +81,14 @@ def plan_jobs(
         output: A file, a folder, or `STREAM`.
         recursive: Whether to go into the folders inside a folder.
         overwrite: Whether existing files may be replaced, the inputs included.
+        compare: Whether sheets are wanted.
         shard: (i, n) takes the i-th of n shares of the pictures, counted from 1: every n-th picture of all that are
             found, whether they are done already or not, so that n machines share a folder without talking.
 
     Raises:
         UsageError: If an input is missing, a folder holds no pictures, or an output cannot be written, is
-            another picture's output, or is an input; for a single picture also if its output exists.
+            another picture's output, or is an input; for a single picture also if its output exists. If a sheet exists
+            of a picture that has no result yet.
     """
     if output == "":
         raise UsageError("the name of the output is empty")
@@ -96,14 +100,18 @@ def plan_jobs(
         is_many = len(found) > 1 or os.path.isdir(inputs[0])
         into_folder = output is not None and (is_many or os.path.isdir(output) or output.endswith(("/", os.sep)))
         jobs = [Job(source, _target(source, place, output, into_folder)) for source, place in found.items()]
+    if compare:
+        jobs = [replace(job, sheet=sheet_beside(_needed(job.target))) for job in jobs]
     _check_targets(jobs, overwrite)
     _check_folders(jobs, may_create=into_folder)
-    batch = Batch([], [], is_many)
     number, shares = shard
+    batch = Batch([], [], is_many or shares > 1)
     for job in jobs[number - 1 :: shares]:
         is_done = not overwrite and isinstance(job.target, Path) and _exists(job.target)
         (batch.existing if is_done else batch.jobs).append(job)
-    if batch.existing and not is_many:
+        if not (is_done or overwrite) and job.sheet is not None and _exists(job.sheet):
+            raise UsageError(f"{job.sheet}: exists already, but no result; move it away, or pass --overwrite")
+    if batch.existing and not batch.is_many:
         raise UsageError(f"{jobs[0].target}: exists already; choose another --output, or pass --overwrite")
     return batch
 
@@ -142,6 +150,7 @@ def _find(inputs: list[str], recursive: bool, output: str | None) -> dict[Path, 
                 found[_regular(path)] = Path(path.name)
     # `unsmear deblur *.jpg` a second time names the results of the first, too.
     results = {default_output(source) for source in found if is_picture_name(source)}
+    results |= {sheet_beside(result) for result in results}
     return {source: place for source, place in found.items() if source not in results}
 
 
@@ -170,7 +179,7 @@ def _walk(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
         if os.path.isdir(path):
             if recursive and os.path.realpath(path) not in seen:
                 yield from _walk(path, recursive, seen)
-        elif is_picture_name(path) and not path.stem.endswith(_OWN) and os.path.isfile(path):
+        elif is_picture_name(path) and not is_own_name(path) and os.path.isfile(path):
             yield path
 
 
@@ -194,19 +203,26 @@ def _named(output: str) -> Path:
     return Path(output)
 
 
+def _needed(target: Path | BinaryIO) -> Path:
+    if not isinstance(target, Path):
+        raise UsageError("--compare writes a file beside the result; give --output FILE for that")
+    return target
+
+
 def _check_targets(jobs: list[Job], overwrite: bool) -> None:
-    """No result may meet another one, or an input; with `overwrite` it may replace its own input."""
+    """No result or sheet may meet another one, or an input; with `overwrite` a result may replace its own input."""
     sources = {_key(job.source): job for job in jobs if isinstance(job.source, Path)}
     taken: dict[str, Job] = {}
-    for job in jobs:
-        if not isinstance(job.target, Path):
+    results = [(job, target) for job in jobs for target in (job.target, job.sheet)]
+    for job, target in results:
+        if not isinstance(target, Path):
             continue
-        key = _key(job.target)
+        key = _key(target)
         if key in taken:
-            raise UsageError(f"{taken[key].source} and {job.source} would both be written to {job.target}")
+            raise UsageError(f"{taken[key].source_name} and {job.source_name} would both be written to {target}")
         taken[key] = job
         if key in sources and sources[key] is not job:
-            raise UsageError(f"{job.source} would be written over another input, {sources[key].source}")
+            raise UsageError(f"{job.source_name} would be written over another input, {sources[key].source}")
         if key in sources and not overwrite:
             raise UsageError(
                 f"{job.target}: the result would replace its input; choose another --output, or pass --overwrite"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsmear.models.blind_deconvolution import FAR, MID, WINDOW, BlindDeconvolution, SpectralDeconvolution
+from unsmear.models.blind_deconvolution import FAR, MID, PLACE, WINDOW, BlindDeconvolution, SpectralDeconvolution
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
 
@@ -58,15 +58,25 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         making = output[:, 0].numel() * module.generate.weight.numel()  # of the kernels
         taps = module.weight[0, 0].numel()
         return making + output.numel() * module.weight[0].numel() + inputs[0].numel() * taps
-    if isinstance(module, BlindDeconvolution):  # filters, spectra and mixture at every size, and mixtures of levels
+    if isinstance(module, BlindDeconvolution):  # spectra and mixtures at every size, and responses for the levels
         pixels = inputs[0][:, 0].numel()
         smaller = [pixels // factor**2 for factor in (FAR, MID) if module.is_enough(inputs[0], factor)]
-        sizes = pixels + sum(smaller)
-        transform = 4 * int(math.log2(WINDOW**2))  # n log n for each of the windows, four of which hold each pixel
-        near = module.near
-        each = near.filters.numel() + transform + len(near.filters)
-        return sizes * each + pixels * len(module.tell) * near.at_once
+        filters = module.near.filters
+        each = _transform_macs(WINDOW) + _flow_macs(filters)
+        return (pixels + sum(smaller)) * each + pixels * module.shared * (filters[0].numel() + len(module.tell))
     if isinstance(module, SpectralDeconvolution):  # its first layer: two thirds for every place, one for the picture
-        seen, first = output[2], next(module.read.parameters())
+        seen, first = output[1], next(module.read.parameters())
         return (2 * seen[:, 0].numel() + len(seen)) * first.numel() // 3
     return 0
+
+
+def _transform_macs(side: int) -> int:
+    """For each pixel of a picture, to transform a square around every place: n log n for each that holds the pixel."""
+    return (side // PLACE) ** 2 * int(math.log2(side**2))
+
+
+def _flow_macs(filters: Tensor) -> int:
+    """For each pixel, to filter it as every place does: there and back, and spectra that are mixed and applied."""
+    side = 2 * PLACE + filters.shape[-1] - 1
+    spectrum = side * (side // 2 + 1)  # complex values
+    return 2 * _transform_macs(side) + (2 * len(filters) + 4) * spectrum // PLACE**2

@@ -19,7 +19,7 @@ class DeviceChoice:
     reason: str
 
 
-def choose_device(name: str = "auto") -> DeviceChoice:
+def choose_device(name: str | torch.device = "auto") -> DeviceChoice:
     """Find the device that a name stands for.
 
     >>> choose_device("cpu")
@@ -32,6 +32,7 @@ def choose_device(name: str = "auto") -> DeviceChoice:
     Raises:
         UsageError: If there is no such device here.
     """
+    name = str(name)
     if name == "auto":
         if torch.cuda.is_available():
             return DeviceChoice(torch.device("cuda"), f"found {torch.cuda.get_device_name()}")

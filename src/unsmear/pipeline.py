@@ -9,15 +9,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock, Thread
 from typing import Literal
 
+import numpy as np
+
 from unsmear.atomic import write_whole
 from unsmear.batch import Job
 from unsmear.errors import ImageError, UnsmearError, UsageError
-from unsmear.formats import format_of
+from unsmear.formats import FORMATS, format_of
 from unsmear.image import Picture, check_fits, open_picture, probe, save_picture
 
 _PIXELS_IN_WORK = 100_000_000  # read, in the network, or being written; a single larger picture goes alone
@@ -31,14 +33,13 @@ class Treated:
         picture: What to write; None leaves the file as it is.
         kept: Whether the picture was not changed.
         note: What a person should know of it, or nothing.
-        beside: Further pictures to write beside the target, by what their names end in instead of its extension. They
-            are there before the target is, and replace what is there.
+        sheet: What to write to the job's sheet. It is there before the target is.
     """
 
     picture: Picture | None
     kept: bool = False
     note: str = ""
-    beside: dict[str, Picture] = field(default_factory=dict)
+    sheet: Picture | None = None
 
 
 Treatment = Callable[[Job, Picture], Treated]
@@ -249,8 +250,8 @@ class _Queue:
         """The pixels of a picture by its header; what is wrong with it will show when it is read."""
         with suppress(UnsmearError):
             if isinstance(job.source, Path):
-                width, height, _ = probe(job.source, max_megapixels=self._limit)
-                return job, width * height
+                header = probe(job.source, max_megapixels=self._limit)
+                return job, header.width * header.height
         return job, 0
 
 
@@ -278,8 +279,8 @@ def _treat(job: Job, picture: Picture, treat: Treatment) -> Treated:
 def _write(job: Job, treated: Treated, copy_kept: bool) -> None:
     if isinstance(job.target, Path) and (copy_kept or treated.picture is not None):
         _make_folder(job.target.parent)
-        for ending, picture in treated.beside.items():
-            save_picture(picture, job.target.with_name(job.target.stem.removesuffix(".deblurred") + ending))
+        if job.sheet is not None and treated.sheet is not None:
+            save_picture(treated.sheet, job.sheet)
     if treated.picture is not None:
         save_picture(treated.picture, job.target, format=_format(job, treated.picture))
     elif copy_kept and isinstance(job.source, Path) and isinstance(job.target, Path):
@@ -300,7 +301,11 @@ def _format(job: Job, picture: Picture) -> str:
 
 def _outcome(job: Job, picture: Picture, treated: Treated, seconds: float) -> Outcome:
     height, width = picture.rgb.shape[:2]
-    return Outcome(job, "kept" if treated.kept else "restored", treated.note, width, height, seconds)
+    format = _format(job, picture)
+    bits, held = 8 * picture.rgb.itemsize, 8 * np.dtype(FORMATS[format].dtypes[-1]).itemsize
+    rounded = f"{bits} bits a channel, of which {format} holds {held}" if held < bits and treated.picture else ""
+    note = "; ".join(filter(None, (treated.note, rounded)))
+    return Outcome(job, "kept" if treated.kept else "restored", note, width, height, seconds)
 
 
 def _failure(job: Job, error: UnsmearError) -> Outcome:

@@ -13,7 +13,7 @@ from unsmear.arrays import ArrayDeblurrer, Progress, Quality
 from unsmear.batch import Job
 from unsmear.errors import ImageError, UsageError
 from unsmear.guard import guard as guarded
-from unsmear.image import MAX_MEGAPIXELS, Picture, default_output, from_pil, to_pil
+from unsmear.image import MAX_MEGAPIXELS, Picture, check_image, default_output, from_pil, to_pil
 from unsmear.models import DEFAULT_MODEL
 from unsmear.pipeline import Treated, run_job
 
@@ -121,6 +121,7 @@ class Deblurrer(ArrayDeblurrer):
         if output is not None:
             raise UsageError("output= is for images given by their path; save this one yourself")
         if isinstance(image, Image.Image):
+            check_image(image)
             picture = from_pil(image)
             return to_pil(picture.with_srgb(treat(picture.srgb())))
         if isinstance(image, Tensor):
@@ -158,7 +159,7 @@ def deblur(
     image: AnyImage,
     *,
     model: str | Path | nn.Module = DEFAULT_MODEL,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "auto",
     strength: float = 1.0,
     quality: Quality = "normal",
@@ -171,7 +172,7 @@ def deblur(
     image: str | Path,
     *,
     model: str | Path | nn.Module = DEFAULT_MODEL,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "auto",
     strength: float = 1.0,
     quality: Quality = "normal",
@@ -185,7 +186,7 @@ def deblur(
     image: str | Path | np.ndarray | Tensor | Image.Image,
     *,
     model: str | Path | nn.Module = DEFAULT_MODEL,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "auto",
     strength: float = 1.0,
     quality: Quality = "normal",

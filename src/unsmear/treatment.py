@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from unsmear.arrays import ArrayDeblurrer, Progress
+from unsmear.arrays import ArrayDeblurrer, Progress, Quality
 from unsmear.batch import Job
 from unsmear.compare import compare_sheet
 from unsmear.formats import RAW_SUFFIXES, format_of
@@ -27,15 +26,13 @@ class Options:
         only_if_blurry: Whether to keep pictures as they are that look sharp (see `unsmear.sharpness`).
         guard: Whether to leave as it was what no deblurring can have changed that way (see `unsmear.guard`).
         strip: Whether to leave out EXIF, XMP, IPTC and other texts.
-        compare: Whether to write a sheet with the picture before and after beside each result.
     """
 
     strength: float = 1.0
-    quality: Literal["normal", "best"] = "normal"
+    quality: Quality = "normal"
     only_if_blurry: bool = False
     guard: bool = True
     strip: bool = False
-    compare: bool = False
 
 
 def treatment(deblurrer: ArrayDeblurrer, options: Options, show: Callable[[Job], Progress]) -> Treatment:
@@ -60,10 +57,8 @@ def treatment(deblurrer: ArrayDeblurrer, options: Options, show: Callable[[Job],
         result = picture.with_srgb(restored)
         if options.strip:
             result = result.stripped()
-        sheets = {}
-        if options.compare:
-            sheets[".compare.png"] = from_pil(compare_sheet(seen, restored))
-        return Treated(result, note=note, beside=sheets)
+        sheet = None if job.sheet is None else from_pil(compare_sheet(seen, restored))
+        return Treated(result, note=note, sheet=sheet)
 
     return treat
 

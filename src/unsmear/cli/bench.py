@@ -1,7 +1,6 @@
 """`unsmear bench`: how fast networks are. PyTorch is only loaded once the call has been found good."""
 
 import json
-import re
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.atomic import write_whole
-from unsmear.errors import UsageError
+from unsmear.cli.arguments import check_new_file, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,15 +47,9 @@ def bench(
     Networks and the machine's own rates are timed in turn, round by round, so that their ratios hold on a busy
     machine, too. Networks without weights get random ones, which cost the same.
     """
-    numbers = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size, re.ASCII | re.IGNORECASE)
-    width, height = (int(number) for number in numbers.groups()) if numbers else (0, 0)
-    if min(width, height) < 1:
-        raise UsageError(f"--size {size!r}: write WIDTHxHEIGHT in pixels, such as 1280x720")
+    width, height = parse_size(size)
     if json_file not in (None, _STREAM):
-        if Path(json_file).exists():
-            raise UsageError(f"{json_file}: exists already; choose another file for --json")
-        if not Path(json_file).parent.is_dir():
-            raise UsageError(f"{json_file}: there is no such folder to write to; choose another file for --json")
+        check_new_file(Path(json_file), "--json")
 
     from rich.console import Console
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import typer
 
@@ -18,7 +18,7 @@ from unsmear.errors import UnsmearError, UsageError
 from unsmear.process import loading
 
 if TYPE_CHECKING:
-    from unsmear.arrays import Progress, Quality
+    from unsmear.arrays import Progress
     from unsmear.batch import Batch, Job
     from unsmear.pipeline import Outcome, Usage
     from unsmear.restore import Deblurrer
@@ -54,7 +54,7 @@ def deblur(
         float, typer.Option(metavar="X", min=0, max=1, help="From 0, the input, to 1, fully restored.")
     ] = 1.0,
     quality: Annotated[
-        str,
+        Literal["normal", "best"],
         typer.Option(metavar="normal|best", help="best: the mean of eight turns and flips, at eight times the time."),
     ] = "normal",
     only_if_blurry: Annotated[
@@ -68,7 +68,7 @@ def deblur(
         bool, typer.Option("--strip", help="Leave out metadata: places, dates, captions. Colors stay.")
     ] = False,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Write name.compare.png, too: before and after, side by side.")
+        bool, typer.Option("--compare", help="Write name.ext.compare.png, too: before and after, side by side.")
     ] = False,
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A name that 'unsmear models' lists, or a weights file.")
@@ -81,7 +81,7 @@ def deblur(
         str, typer.Option(metavar="TYPE", help="float32, bfloat16, float16, or auto: 16 bits on CUDA.")
     ] = "auto",
     max_megapixels: Annotated[
-        float, typer.Option(metavar="N", min=0, help="Refuse pictures with more million pixels.")
+        float, typer.Option(metavar="N", min=0, max=1e6, help="Refuse pictures with more million pixels.")
     ] = 200.0,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Threads that read pictures, and that write them.")
@@ -112,7 +112,7 @@ def deblur(
     begin = time.monotonic()
     if report_file is not None:
         check_report(report_file)
-    batch = plan_jobs(inputs, output, recursive=recursive, overwrite=overwrite, shard=_shard(shard))
+    batch = plan_jobs(inputs, output, recursive=recursive, overwrite=overwrite, compare=compare, shard=_shard(shard))
     tell = answer if dry_run else ignore if quiet else say
     for job in batch.existing:
         tell(f"{job} (skipped, exists)")
@@ -121,8 +121,8 @@ def deblur(
     usage, small = None, False
     try:
         if not batch.is_many and STREAM not in inputs:  # most faults of a picture show before a network is loaded
-            width, height, _ = probe(batch.jobs[0].source, max_megapixels=max_megapixels)
-            small = width * height <= _SMALL
+            header = probe(batch.jobs[0].source, max_megapixels=max_megapixels)
+            small = header.width * header.height <= _SMALL
         if batch.jobs:
             with _progress(len(batch.jobs), hidden=quiet or dry_run) as show:
                 show(0, f"loading {model}")
@@ -153,11 +153,10 @@ def deblur(
 
                 options = Options(
                     strength=strength,
-                    quality=cast("Quality", quality),
+                    quality=quality,
                     only_if_blurry=only_if_blurry,
                     guard=guard,
                     strip=strip,
-                    compare=compare,
                 )
                 treatments = [treatment(deblurrer, options, progress) for deblurrer in deblurrers]
                 if batch.is_many:
@@ -205,8 +204,9 @@ def _preview(batch: "Batch", deblurrer: "Deblurrer", max_megapixels: float, tell
     code = 0
     for job in batch.jobs:
         try:
-            width, height, _ = probe(job.source, max_megapixels=max_megapixels)
-            memory = deblurrer.expected_peak(height, width) / 2**30
+            header = probe(job.source, max_megapixels=max_megapixels)
+            width, height = header.width, header.height
+            memory = deblurrer.expected_peak(height, width, bytes_per_value=header.bytes_per_value) / 2**30
             tell(f"{job} ({width} x {height}, {deblurrer.plan(height, width)}; about {memory:.1f} GiB in all)")
         except UnsmearError as error:
             if not batch.is_many:

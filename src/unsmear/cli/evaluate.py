@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from unsmear.cli.arguments import check_evaluation_extra
 from unsmear.cli.terminal import printable
 from unsmear.errors import UsageError
 
@@ -71,13 +72,9 @@ def evaluate(
     Data sets are GoPro, HIDE, RealBlur or REDS as they are unpacked, and folders named blur and sharp, input and
     target and so on. Every number carries the protocol that it was measured by; docs/evaluation.md defines them.
     """
-    try:
-        import jinja2  # noqa: F401 - for the report
+    check_evaluation_extra()
+    from unsmear.evaluation.metrics import DEFAULT_PROTOCOLS, choose_protocols
 
-        from unsmear.evaluation.metrics import DEFAULT_PROTOCOLS, choose_protocols
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise UsageError(f"evaluation needs the package {package}: pip install 'unsmear[eval]'") from None
     chosen = [protocol.name for protocol in choose_protocols(protocols or DEFAULT_PROTOCOLS)]
     found = _find(data, sharp, split, variant)
 

@@ -1,7 +1,6 @@
 """`unsmear table1`: the paper's Table 1 beside what is measured here."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.atomic import write_whole
+from unsmear.cli.arguments import check_evaluation_extra, check_new_file, parse_size
 from unsmear.cli.terminal import answer, fail, ignore, printable, say
 from unsmear.errors import UsageError
 
@@ -83,13 +83,11 @@ def table1(
     Every row of the paper keeps its printed figures. Below it stand this package's networks for it, with what they
     cost. Their scores need --data, and weights: those that ship, and those given by --weights.
     """
-    numbers = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size, re.ASCII | re.IGNORECASE)
-    width, height = (int(number) for number in numbers.groups()) if numbers else (0, 0)
-    if min(width, height) < 1:
-        raise UsageError(f"--size {size!r}: write WIDTHxHEIGHT in pixels, such as 1280x720")
+    width, height = parse_size(size)
     files = _files(weights or [])
-    _check_output(json_file, "--json")
-    _check_output(markdown_file, "--markdown")
+    for file, option in ((json_file, "--json"), (markdown_file, "--markdown")):
+        if file is not None:
+            check_new_file(file, option)
     if data is None and (variant is not None or out is not None):
         raise UsageError(
             f"{'--variant' if variant is not None else '--out'} is for scores; give the pictures by --data"
@@ -97,12 +95,7 @@ def table1(
 
     found = None
     if data is not None:
-        try:
-            import jinja2  # noqa: F401 - for the report
-            import skimage  # noqa: F401
-        except ModuleNotFoundError as error:
-            package = str(error.name).partition(".")[0]
-            raise UsageError(f"evaluation needs the package {package}: pip install 'unsmear[eval]'") from None
+        check_evaluation_extra()
         from unsmear.data.pairs import find_pairs
 
         found = find_pairs(data, split="test", variant=variant)
@@ -147,15 +140,6 @@ def _files(pairs: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"--weights {pair!r}: there is no such file")
         files[name] = Path(file)
     return files
-
-
-def _check_output(file: Path | None, option: str) -> None:
-    if file is None:
-        return
-    if file.exists():
-        raise UsageError(f"{file}: exists already; choose another file for {option}")
-    if not file.parent.is_dir():
-        raise UsageError(f"{file}: there is no such folder to write to; choose another file for {option}")
 
 
 def _notes(table: "Table1") -> list[str]:

@@ -103,7 +103,7 @@ class PictureStore(Sequence[np.ndarray]):
     """
 
     def __init__(
-        self, files: Sequence[Path], cache: Path | None = None, notice: Callable[[str], None] = lambda text: None
+        self, files: Sequence[Path], cache: Path | None = None, *, notice: Callable[[str], None] = lambda text: None
     ) -> None:
         self.files = list(files)
         if not self.files:

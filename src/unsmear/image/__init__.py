@@ -4,19 +4,30 @@ What is kept of which format, and what is refused, is told in docs/pictures.md.
 """
 
 from unsmear.image.picture import Picture
-from unsmear.image.pil import from_pil, to_pil
-from unsmear.image.read import MAX_MEGAPIXELS, default_output, open_picture, probe, suffix_for
+from unsmear.image.pil import check_image, from_pil, to_pil
+from unsmear.image.read import (
+    MAX_MEGAPIXELS,
+    default_output,
+    is_own_name,
+    open_picture,
+    probe,
+    sheet_beside,
+    suffix_for,
+)
 from unsmear.image.write import check_fits, save_picture
 
 __all__ = [
     "MAX_MEGAPIXELS",
     "Picture",
     "check_fits",
+    "check_image",
     "default_output",
     "from_pil",
+    "is_own_name",
     "open_picture",
     "probe",
     "save_picture",
+    "sheet_beside",
     "suffix_for",
     "to_pil",
 ]

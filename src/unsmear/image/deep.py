@@ -60,7 +60,7 @@ def open_deep_png(file: BinaryIO) -> Header:
         samples = _read(file, "pngload_buffer", img.size)
         return from_samples(samples, has_alpha=samples.shape[2] in (2, 4), **fields)
 
-    return Header("PNG", width, height, decode, is_deep=True)
+    return Header("PNG", width, height, decode, bytes_per_value=2)
 
 
 def open_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Header:
@@ -98,7 +98,7 @@ def open_deep_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Header:
             _check_range(samples)
         return from_samples(samples[..., : colors + len(extra)], has_alpha=len(extra) == 1, format="TIFF", **fields)
 
-    return Header("TIFF", width, height, decode, is_deep=True)
+    return Header("TIFF", width, height, decode, bytes_per_value=4 if kind == _FLOAT else 2)
 
 
 def tiff_metadata(file: BinaryIO, tags: ImageFileDirectory_v2) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def open_heif(file: BinaryIO) -> Header:
             samples = np.rint((samples >> (16 - bits)) * np.float32(65535 / most)).astype(np.uint16)
         return from_samples(samples, has_alpha=img.has_alpha, format="HEIF", **fields)
 
-    return Header("HEIF", width, height, decode, is_deep=bits > 8)
+    return Header("HEIF", width, height, decode, bytes_per_value=2 if bits > 8 else 1)
 
 
 def encode_heif(picture: Picture) -> bytes:

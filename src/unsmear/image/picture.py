@@ -108,14 +108,14 @@ class Header:
         width: Width in pixels, once upright.
         height: Height in pixels, once upright.
         decode: Reads the picture. Only while the file is open.
-        is_deep: Whether it holds more than 8 bits per channel.
+        bytes_per_value: Of the picture's values: 1, 2 or 4.
     """
 
     format: str
     width: int
     height: int
     decode: Callable[[], Picture]
-    is_deep: bool = False
+    bytes_per_value: int = 1
 
 
 def from_samples(

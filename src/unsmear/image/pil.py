@@ -28,6 +28,7 @@ _GRAY_MODES = ("1", "L", "LA")
 _MODES = (*_GRAY_MODES, "P", "PA", "RGB", "RGBA", "CMYK")
 _PHOTOSHOP_MARK = b"Photoshop 3.0\0"
 _THUMBNAIL_SIDE = 160  # as EXIF has it
+_WITH_SMALL_VERSIONS = "JPEG", "MPO", "TIFF"  # of the same picture, as further frames
 _TILE_MEGAPIXELS = 20  # tiles of TIFF files may be larger than the picture
 _pillow = threading.Lock()
 
@@ -67,7 +68,7 @@ def open_pil(file: BinaryIO, format: str) -> Header:
         img = Image.open(file, formats=[format])
     except Image.UnidentifiedImageError:
         raise ImageError(f"the {format} file is damaged or cut off") from None
-    if format not in ("JPEG", "TIFF") and getattr(img, "is_animated", False):
+    if format not in _WITH_SMALL_VERSIONS and getattr(img, "is_animated", False):
         raise ImageError("it is animated; save the wanted frame as a file of its own first")
     check_mode(img.mode)
     width, height = img.size
@@ -93,6 +94,20 @@ def check_mode(mode: str) -> None:
     """
     if mode not in _MODES:
         raise ImageError(f"{mode} pictures are not supported; convert it to RGB first")
+
+
+def check_image(img: Image.Image) -> None:
+    """Refuse PIL images that are not one picture of 8 bits per channel.
+
+    Raises:
+        ImageError: If it has more bits, several frames or pages, or no pixels.
+    """
+    if img.mode.startswith(("I", "F")):  # to convert them would cut off what is brighter than 255
+        raise ImageError(f"{img.mode} pictures are not supported; give an array of uint16, or of float32 from 0 to 1")
+    if getattr(img, "is_animated", False) and img.format not in _WITH_SMALL_VERSIONS:
+        raise ImageError("this is an animation, or has several pages; give one of them, as its copy()")
+    if 0 in img.size:
+        raise ImageError("the picture has no pixels")
 
 
 def from_pil(img: Image.Image) -> Picture:

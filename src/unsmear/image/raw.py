@@ -69,7 +69,7 @@ def open_raw(file: BinaryIO) -> Header:
         icc = matrix_profile("Rec. 2020, gamma 2.2", REC_2020, _GAMMA)
         return from_samples(samples, format="TIFF", exif=exif, icc=icc)
 
-    return Header("TIFF", width, height, decode, is_deep=True)
+    return Header("TIFF", width, height, decode, bytes_per_value=2)
 
 
 def _words(error: Exception) -> str:

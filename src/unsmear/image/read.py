@@ -21,6 +21,8 @@ from unsmear.image.picture import Header, Picture
 from unsmear.image.pil import limited_pillow, open_pil
 from unsmear.image.raw import open_raw
 
+_RESULT, _SHEET = ".deblurred", ".compare"  # what the names of our own results end in
+
 MAX_MEGAPIXELS = 200.0
 """Pictures of more million pixels are refused from the header, unless more is allowed."""
 
@@ -40,7 +42,7 @@ def open_picture(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIX
         OutOfMemoryError: If the pixels do not fit into memory.
     """
     with _opened(source, max_megapixels) as header:
-        if header.is_deep and not deep:
+        if header.bytes_per_value > 1 and not deep:
             raise ImageError("more than 8 bits per channel are of no use here; convert it to 8 bits first")
         picture = header.decode()
         if picture.rgb.shape[:2] != (header.height, header.width):
@@ -48,22 +50,32 @@ def open_picture(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIX
         return picture
 
 
-def probe(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[int, int, str]:
+def probe(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
     """Read only the header of a picture.
-
-    Returns:
-        Width and height in pixels once upright, and the name of the format that its result has by default.
 
     Raises:
         UnsmearError: As `open_picture` does, except for damage further inside the file.
     """
     with _opened(source, max_megapixels) as header:
-        return header.width, header.height, header.format
+        return header
 
 
 def default_output(source: Path) -> Path:
     """Where the restored picture goes when nobody says otherwise: `name.deblurred.ext` beside the input."""
-    return source.with_name(f"{source.stem}.deblurred{suffix_for(source)}")
+    return source.parent / f"{source.stem}{_RESULT}{suffix_for(source)}"
+
+
+def sheet_beside(target: Path) -> Path:
+    """Where the sheet with a picture before and after goes: `name.ext.compare.png` beside the restored one.
+
+    The extension is part of it because cameras give `name.jpg` and `name.dng` of one picture.
+    """
+    return target.with_name(f"{target.stem.removesuffix(_RESULT)}{target.suffix}{_SHEET}.png")
+
+
+def is_own_name(path: Path) -> bool:
+    """Whether a file is named as our own results are."""
+    return path.stem.endswith((_RESULT, _SHEET))
 
 
 def suffix_for(source: Path) -> str:
@@ -72,7 +84,7 @@ def suffix_for(source: Path) -> str:
         return FORMATS["TIFF"].suffixes[0]
     if source.suffix.lower() not in SUFFIXES:
         with suppress(UnsmearError):  # whoever opens the file will be told what is wrong
-            return FORMATS[probe(source)[2]].suffixes[0]
+            return FORMATS[probe(source).format].suffixes[0]
     return source.suffix
 
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unsmear.ops.dispatch import no_autocast
+from unsmear.ops.filter_flow import filter_flow
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
-WINDOW = 32  # pixels: side of the windows whose spectra are averaged; they overlap by half
+WINDOW = 32  # pixels: side of the windows whose spectra are averaged
+PLACE = WINDOW // 2  # pixels from one to the next, and between the places that have a spectrum
 _AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
 _BINS = WINDOW * (WINDOW // 2 + 1)
 AROUND_BINS = 2 * len(_AROUND) * _BINS  # spectra of a place; those of the whole picture follow
@@ -59,10 +61,10 @@ class BlindDeconvolution(nn.Module):
 
     def __init__(self, count: int, shared: int, widths: list[int], scale: int, fold: int) -> None:
         super().__init__()
-        self.scale, self.fold = scale, fold
-        self.far = SpectralDeconvolution(count, shared, fold=2)
-        self.mid = SpectralDeconvolution(count, shared, fold=2)
-        self.near = SpectralDeconvolution(count, shared, fold)
+        self.shared, self.scale, self.fold = shared, scale, fold
+        self.far = SpectralDeconvolution(count)
+        self.mid = SpectralDeconvolution(count)
+        self.near = SpectralDeconvolution(count)
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN, width, 1) for width in widths)
         for parameter in self.tell.parameters():
             nn.init.zeros_(parameter)  # the network starts as if it were told nothing
@@ -77,13 +79,15 @@ class BlindDeconvolution(nn.Module):
         # What is undone in part is no longer the motion that the next one knows.
         mid, found_mid = (1 - found_far) * mid, (1 - found_far) * found_mid
         luma = luma + far + mid
-        mixed, responses, seen = self.near(luma)
+        mixed, seen = self.near(luma)
         if not self.near.learns:
             mixed = (1 - found_mid) * _trust(mixed, luma, _TRUSTED_NEAR) * mixed
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(seen), size=coarsest, mode="bilinear") for tell in self.tell]
-        correction = functional.pixel_unshuffle(far + mid, self.fold) + mixed
-        return FirstLook(correction.to(x.dtype), responses, features)
+        correction = functional.pixel_unshuffle((far + mid + mixed).to(x.dtype), self.fold)
+        with no_autocast(x.device):
+            responses = correlate_folded(luma, self.near.filters[: self.shared], self.fold)
+        return FirstLook(correction, responses.to(seen.dtype), features)
 
     def _undo_long(
         self, part: "SpectralDeconvolution", factor: int, limits: tuple[float, float], luma: Tensor
@@ -96,7 +100,7 @@ class BlindDeconvolution(nn.Module):
         if not enough and not self.training:
             return torch.zeros_like(luma), luma.new_zeros(len(luma), 1, 1, 1)
         small = functional.avg_pool2d(luma, factor)
-        mixed = functional.pixel_shuffle(part(small)[0], part.fold)
+        mixed, _ = part(small)
         trust = _trust(mixed, small, limits)
         if not enough:
             mixed, trust = 0 * mixed, 0 * trust  # several processes train together only if every weight has a gradient
@@ -104,7 +108,7 @@ class BlindDeconvolution(nn.Module):
             trust = 0 * trust  # what only learns may not keep the next one from learning
         else:
             mixed = mixed * trust * _away_from_lamps(mixed, small)
-        return functional.interpolate(mixed.float(), scale_factor=factor, mode="bicubic"), trust
+        return functional.interpolate(mixed, scale_factor=factor, mode="bicubic"), trust
 
     @staticmethod
     def is_enough(picture: Tensor, factor: int) -> bool:
@@ -117,15 +121,12 @@ class SpectralDeconvolution(nn.Module):
 
     Args:
         count: Filters to mix.
-        at_once: Filters to apply at once, and then the next: responses of all of them would fill the memory.
-        fold: Side of the pixel blocks to work on.
     """
 
     filters: Tensor
 
-    def __init__(self, count: int, at_once: int, fold: int = 1) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.at_once, self.fold = at_once, fold
         self.register_buffer("filters", filter_basis(count))
         self.read = nn.Sequential(
             nn.Conv2d(AROUND_BINS + 2 * _BINS, _HIDDEN, 1),
@@ -139,31 +140,18 @@ class SpectralDeconvolution(nn.Module):
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
 
-    def forward(self, luma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find what to add to (B, 1, H, W), float32.
+    def forward(self, luma: Tensor) -> tuple[Tensor, Tensor]:
+        """Find what to add to (B, 1, H, W), float32: as much, and what was read from the spectra.
 
-        Returns:
-            That, pixel blocks folded, (B, fold * fold, h, w); the responses of the first `at_once` filters, (B, fold *
-            fold, at_once, h, w); and what was read from the spectra, (B, channels, one place every 16 pixels).
+        That is (B, channels, h, w), one place every 16 pixels; in between mixtures are blended linearly.
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
             around, whole = log_spectra(luma)
-            blocks = self.fold_blocks(luma)
         seen = self.read_spectra(around.to(self.mix.weight.dtype), whole.to(self.mix.weight.dtype))
         weights = self.mix(seen)
-        others = range(self.at_once, len(self.filters), self.at_once)
-        mixtures = [self._respond(blocks, weights, begin)[1] for begin in others]
-        responses, mixed = self._respond(blocks, weights, 0)  # last, since these responses stay
-        return sum(mixtures, mixed), responses, seen
-
-    def _respond(self, blocks: Tensor, weights: Tensor, begin: int) -> tuple[Tensor, Tensor]:
-        """Responses of `at_once` filters (B, fold * fold, at_once, h, w), and their mixture (B, fold * fold, h, w)."""
-        some = slice(begin, begin + self.at_once)
-        with no_autocast(blocks.device):
-            responses = self.filter_folded(blocks, self.filters[some])
-        weights = functional.interpolate(weights[:, some], size=responses.shape[3:], mode="bilinear")
-        responses = responses.to(weights.dtype)
-        return responses, mix_filters(weights, responses)
+        with no_autocast(luma.device):
+            mixed = filter_flow(luma[:, 0], weights.float(), self.filters.float(), PLACE)
+        return mixed[:, None], seen
 
     def read_spectra(self, around: Tensor, whole: Tensor) -> Tensor:
         """Apply `read` to what `log_spectra` gives."""
@@ -180,28 +168,22 @@ class SpectralDeconvolution(nn.Module):
         """Whether it is being trained, and must be trusted with slight changes: it could never begin without."""
         return self.training and self.mix.weight.requires_grad
 
-    def fold_blocks(self, luma: Tensor) -> Tensor:
-        """Continue (B, 1, H, W) as far as filters reach, and fold pixel blocks: (B, fold * fold, ...)."""
-        margin = self.filters.shape[-1] // 2
-        blocks = functional.pixel_unshuffle(functional.pad(luma, [margin] * 4, mode="replicate"), self.fold)
-        return blocks.contiguous(memory_format=torch.channels_last)
 
-    def filter_folded(self, blocks: Tensor, filters: Tensor) -> Tensor:
-        """Correlate what `fold_blocks` makes of (B, 1, H, W) with (some, side, side), pixel blocks folded.
+def correlate_folded(luma: Tensor, filters: Tensor, fold: int) -> Tensor:
+    """Correlate (B, 1, H, W) with (count, side, side): (B, fold * fold, count, h, w), pixel blocks folded.
 
-        Returns (B, fold * fold, some, H / fold, W / fold).
-
-        The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
-        """
-        fold = self.fold
-        filters = filters.float()[:, None]
-        moved = [
-            functional.pad(filters, (right, fold - 1 - right, down, fold - 1 - down))
-            for down in range(fold)
-            for right in range(fold)
-        ]
-        responses = functional.conv2d(blocks, functional.pixel_unshuffle(torch.cat(moved), fold))
-        return responses.unflatten(1, (fold**2, -1))
+    The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
+    """
+    margin, filters = filters.shape[-1] // 2, filters.float()[:, None]
+    blocks = functional.pixel_unshuffle(functional.pad(luma, [margin] * 4, mode="replicate"), fold)
+    moved = [
+        functional.pad(filters, (right, fold - 1 - right, down, fold - 1 - down))
+        for down in range(fold)
+        for right in range(fold)
+    ]
+    blocks = blocks.contiguous(memory_format=torch.channels_last)
+    responses = functional.conv2d(blocks, functional.pixel_unshuffle(torch.cat(moved), fold))
+    return responses.unflatten(1, (fold**2, -1))
 
 
 def _trust(change: Tensor, luma: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -249,7 +231,7 @@ def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
     """
     missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
     luma = functional.pad(luma, (0, missing[1], 0, missing[0]), mode="replicate")
-    windows = luma[:, 0].unfold(1, WINDOW, WINDOW // 2).unfold(2, WINDOW, WINDOW // 2)  # (B, h, w, 32, 32)
+    windows = luma[:, 0].unfold(1, WINDOW, PLACE).unfold(2, WINDOW, PLACE)  # (B, h, w, 32, 32)
     fade = torch.hann_window(WINDOW, device=luma.device)
     fade = fade[:, None] * fade
     transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)

@@ -32,6 +32,8 @@ KINDS = ("photos", "frames", "pairs")
 _HELD_OUT = 20  # without pictures to validate on, every 20th photo is kept from training
 _VALIDATED = 12  # pictures at most, center crops of at most this side:
 _VALIDATION_SIZE = 384
+# What checkpoints cannot do without.
+_FIXED = ("model", "overrides", "init", "frozen", "optimizer", "adversarial", "precision")
 
 
 def configure(recipe: str, settings: Sequence[str]) -> TrainConfig:
@@ -61,12 +63,23 @@ def configure(recipe: str, settings: Sequence[str]) -> TrainConfig:
             value = float(value)
         if isinstance(known[name], tuple) and isinstance(value, list):
             value = tuple(value)
-        if known[name] is not None and type(value) is not type(known[name]):
-            raise UsageError(f"--set {setting!r}: {name} is of another type, such as {json.dumps(known[name])}")
+        if not _is_alike(value, known[name]):
+            such = "null or the name of a file" if known[name] is None else json.dumps(known[name])
+            raise UsageError(f"--set {setting!r}: {name} is of another type, such as {such}")
         changes[name] = value
     if "model" in changes:  # the recipe's overrides are of the recipe's model
         changes.setdefault("overrides", {})
     return dataclasses.replace(config, **changes)
+
+
+def _is_alike(value: Any, known: Any) -> bool:
+    """Whether a value is of the type that a field has. Those that may be left out are names of files."""
+    if known is None:
+        return value is None or isinstance(value, str)
+    if isinstance(known, tuple):
+        kinds = (int, float) if known else str  # shares, or names
+        return isinstance(value, tuple) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
+    return type(value) is type(known)
 
 
 def run_training(
@@ -77,7 +90,6 @@ def run_training(
     validate: Path | None,
     minutes: float | None,
     resume: bool,
-    cache: Path | None = None,
     tensorboard: bool = False,
     show: Callable[[Row], None],
     notice: Callable[[str], None],
@@ -92,7 +104,6 @@ def run_training(
         validate: Sharp pictures to validate on; None holds out every 20th of the photos.
         minutes: When to stop.
         resume: Whether to go on with the run in `out`.
-        cache: Folder for decoded pictures.
         tensorboard: Whether to write TensorBoard files, too.
         show: Takes each line of the log.
         notice: Takes sentences for a person.
@@ -105,6 +116,8 @@ def run_training(
         raise UsageError("there is nothing to train on: give --data DIR")
     if not resume and (out / "checkpoints").exists():
         raise UsageError(f"{out}: holds a run already; pass --resume to go on with it, or choose another --out")
+    if resume:
+        _check_alike(config, out, notice)
     if config.perceptual_weight:
         vgg19_file(config)  # or tell that it is missing before all is decoded
     make_writer = _tensorboard() if tensorboard else None  # likewise
@@ -116,17 +129,17 @@ def run_training(
         if kind == "photos":
             photos += list_pictures(path)
         elif kind == "frames":
-            sources.append((_frames(path, cache, notice), config.frame_share / number[kind]))
+            sources.append((_frames(path, notice), config.frame_share / number[kind]))
         else:
-            sources.append((_pairs(path, cache, notice), config.pair_share / number[kind]))
+            sources.append((_pairs(path, notice), config.pair_share / number[kind]))
     held_out = list_pictures(validate) if validate else photos[_HELD_OUT - 1 :: _HELD_OUT] if len(photos) > 1 else []
     photos = [p for p in photos if p not in set(held_out)]
     if photos:
         rest = max(0.0, 1 - sum(share for _, share in sources)) or 1.0
-        store = PictureStore(photos, cache, notice)
+        store = PictureStore(photos, notice=notice)
         shares = config.soft_share, config.sharp_share, config.grain_share
         sources.append((SharpPhotos(store, config.mixture, config.curriculum, *shares), rest))
-    sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED], cache)] if held_out else []
+    sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED])] if held_out else []
     _write_config(config, data, out)
     with _logging(out, make_writer) as write:
 
@@ -158,27 +171,45 @@ def _kind(given: str) -> tuple[str, Path]:
     return ("pairs" if is_paired(path) else "photos"), path
 
 
-def _frames(path: Path, cache: Path | None, notice: Callable[[str], None]) -> VideoFrames:
+def _frames(path: Path, notice: Callable[[str], None]) -> VideoFrames:
     clips = list_clips(path)
-    store = PictureStore([file for files in clips.values() for file in files], cache, notice)
+    store = PictureStore([file for files in clips.values() for file in files], notice=notice)
     counts = iter(store.counts)
     lengths = {name: sum(islice(counts, len(files))) for name, files in clips.items()}
     notice(f"{path}: {len(store)} frames in {len(clips)} clip{'s' * (len(clips) > 1)}")
     return VideoFrames(store, lengths)
 
 
-def _pairs(folder: Path, cache: Path | None, notice: Callable[[str], None]) -> RealPairs:
+def _pairs(folder: Path, notice: Callable[[str], None]) -> RealPairs:
     found = find_pairs(folder)
     notice(f"{folder}: {found}")
     check_sizes(found.pairs)
-    blurred = PictureStore([pair.blurred for pair in found.pairs], cache, notice)
-    return RealPairs(blurred, PictureStore([pair.sharp for pair in found.pairs], cache, notice))
+    blurred = PictureStore([pair.blurred for pair in found.pairs], notice=notice)
+    return RealPairs(blurred, PictureStore([pair.sharp for pair in found.pairs], notice=notice))
 
 
 def _center(picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
     top, left = max(0, height - _VALIDATION_SIZE) // 2, max(0, width - _VALIDATION_SIZE) // 2
     return picture[top : top + _VALIDATION_SIZE, left : left + _VALIDATION_SIZE]
+
+
+def _check_alike(config: TrainConfig, out: Path, notice: Callable[[str], None]) -> None:
+    """Refuse to go on with a run that was another one; tell of settings that have changed since."""
+    try:
+        before = json.loads((out / "config.json").read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{out}: holds no run to go on with; start without --resume") from None
+    now = json.loads(json.dumps(dataclasses.asdict(config)))  # JSON knows no tuples
+    changed = {
+        name: f"{name} was {json.dumps(before[name])}, not {json.dumps(value)}"
+        for name, value in now.items()
+        if before.get(name, value) != value
+    }
+    if fixed := [changed[name] for name in _FIXED if name in changed]:
+        raise UsageError(f"{out}: holds another run: {'; '.join(fixed)}; give the same --recipe and --set")
+    if changed:
+        notice(f"{out}: goes on with other settings: {'; '.join(changed.values())}")
 
 
 def _write_config(config: TrainConfig, data: Sequence[str], out: Path) -> None:

@@ -111,6 +111,10 @@ class TrainConfig:
     save_every: float = 3.0
 
     def __post_init__(self) -> None:
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, float)}
+        for name, value in (*numbers.items(), *(("mixture", share) for share in self.mixture)):
+            if not abs(value) < _TOO_LARGE:
+                raise UsageError(f"{name} must be finite, not {value}")
         for name in ("steps", "batch_size", "crop", "log_every", "validate_every", "halve_every", "critic_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -119,7 +123,7 @@ class TrainConfig:
                 raise UsageError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum must be 0 or more and less than 1, not {self.momentum}")
-        for name in (*_WEIGHTS, "learning_rate", "weight_decay", "clip", "warmup"):
+        for name in (*_WEIGHTS, *_NOT_NEGATIVE):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not self.pixel_weight and not self.perceptual_weight:
@@ -157,6 +161,8 @@ _WEIGHTS = (
     "perceptual_weight",
     "adversarial_weight",
 )
+_NOT_NEGATIVE = "learning_rate", "weight_decay", "clip", "warmup", "max_bad_steps", "seed", "workers", "save_every"
+_TOO_LARGE = 1e30  # float32 ends there
 _CHOICES = {
     "optimizer": ("adam", "adamw", "muon"),
     "schedule": ("halve", "constant", "cosine"),

@@ -30,6 +30,8 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
         f"{network.name!r} of init cannot become one with {changes}: only skips=true, more blocks, and a filter basis"
         " where there is none can be added to a trained saphn"
     )
+    if any(type(config.get(field)) is not type(value) for field, value in changes.items()):
+        raise cannot
     more = {"skips", "filter_basis", "blind_filters", "encoder_blocks", "decoder_blocks"} & config.keys()
     if not changes.keys() <= more or any(config[field] > value for field, value in changes.items()):
         raise cannot

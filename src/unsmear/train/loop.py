@@ -203,6 +203,8 @@ def _start(config: TrainConfig) -> Network:
         network = create_model(config.model, **config.overrides)
     else:
         network = grow(load_model(config.init), config.overrides)
+    if config.crop % network.size_multiple:
+        raise UsageError(f"crop must be a multiple of {network.size_multiple} for {network.name!r}, not {config.crop}")
     for beginning in config.frozen:
         found = [weight for name, weight in network.named_parameters() if name.startswith(beginning)]
         if not found:

@@ -1,0 +1,70 @@
+"""Filters that change slowly across a picture: efficient filter flow (Hirsch, Sra, Schölkopf and Harmeling, 2010).
+
+At places `spacing` pixels apart there are filters, and in between the results of the four around are blended linearly:
+
+    filtered(p) = sum over places c, sum over offsets q of blend_c(p) * filter_c(q) * picture(p + q)
+
+Every filter is a mixture of a few, so its spectrum is a mixture of theirs, and what it makes of the square that its
+blend reaches is a product in the Fourier domain. That takes a fraction of the multiplications of filtering the whole
+picture with each of the few, and no longer for more of them.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_AT_ONCE = 2**20  # values of squares: more would not stay in a processor's cache
+
+
+def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int) -> Tensor:
+    """Correlate a picture with a filter of its own around every place.
+
+    Args:
+        picture: (B, H, W), float32 or float64. Beyond its border it goes on as it ends.
+        weights: Of the filters at places, (B, count, h, w). The first place lies `spacing` pixels down and right of the
+            corner; where the places end before the picture, the last ones' filters go on.
+        filters: (count, side, side), an odd side.
+        spacing: Pixels from one place to the next.
+
+    Returns:
+        (B, H, W); differentiable in all three.
+    """
+    height, width = picture.shape[1:]
+    side = filters.shape[-1]
+    reach, square = 2 * spacing, 2 * spacing + side - 1  # of what a filter gives, and of what it takes
+    rows, columns = (max(1, -(-length // spacing) - 1) for length in (height, width))
+    weights = functional.pad(weights, (0, columns - weights.shape[3], 0, rows - weights.shape[2]), mode="replicate")
+
+    margin = side // 2
+    below, right = ((n + 1) * spacing - length + margin for n, length in ((rows, height), (columns, width)))
+    picture = functional.pad(picture[:, None], (margin, right, margin, below), mode="replicate")[:, 0]
+    squares = picture.unfold(1, square, spacing).unfold(2, square, spacing)
+
+    padded = functional.pad(filters, (0, square - side, 0, square - side))
+    spectra = torch.view_as_real(torch.fft.rfft2(padded).conj_physical())  # conjugate: it correlates
+    along_rows, along_columns = (_blends(n, spacing, picture) for n in (rows, columns))
+    few = max(1, _AT_ONCE // (columns * square**2))
+    strips = []
+    for some in (slice(begin, begin + few) for begin in range(0, rows, few)):
+        mixed = torch.tensordot(weights[:, :, some].movedim(1, 3), spectra, 1)  # (B, few, columns, square, half, 2)
+        filtered = torch.fft.rfft2(squares[:, some]) * torch.view_as_complex(mixed)
+        filtered = torch.fft.irfft2(filtered, s=(square, square))[..., :reach, :reach]
+        blended = filtered * along_rows[some, None, :, None] * along_columns[:, None]
+        strips.append(_add_overlaps(blended.transpose(2, 3), 3))  # (B, few, reach, width)
+    return _add_overlaps(torch.cat(strips, 1), 1)[:, :height, :width]
+
+
+def _blends(places: int, spacing: int, like: Tensor) -> Tensor:
+    """How much each place counts along one axis, (places, 2 * spacing); at the borders there is but one."""
+    rising = (torch.arange(spacing, device=like.device, dtype=like.dtype) + 0.5) / spacing
+    blends = torch.cat([rising, 1 - rising]).repeat(places, 1)
+    blends[0, :spacing] = 1
+    blends[-1, spacing:] = 1
+    return blends
+
+
+def _add_overlaps(pieces: Tensor, axis: int) -> Tensor:
+    """Join pieces that overlap by half: n of them along one axis, 2 * spacing values along the next."""
+    first, second = pieces.chunk(2, axis + 1)
+    nothing = torch.zeros_like(first.narrow(axis, 0, 1))
+    return (torch.cat([first, nothing], axis) + torch.cat([nothing, second], axis)).flatten(axis, axis + 1)
