@@ -123,15 +123,23 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
     """Train and score one variant, unless its result is there already."""
     result = folder / "result.json"
     if not result.exists():
-        log: list[Row] = []
         shares = config.soft_share, config.sharp_share, config.grain_share
         photos = SharpPhotos(store, config.mixture, config.curriculum, *shares)
         config = dataclasses.replace(config, log_every=min(config.log_every, config.steps))
         resume = any((folder / "checkpoints").glob("step-*"))
-        train(config, [(photos, 1.0)], folder, resume=resume, log=log.append)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.jsonl").open("a") as file:
+
+            def log(row: Row) -> None:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+
+            train(config, [(photos, 1.0)], folder, resume=resume, log=log)
+        lines = (folder / "log.jsonl").read_text().splitlines()
+        gained = {row["step"]: row["gain"] for row in map(json.loads, lines)}  # what was done twice counts once
         scores = summarize(validation.score(Deblurrer(folder / "weights.safetensors")))
         gains = {name: row.get("gain", row["after"]) for name, row in scores.items()}
-        tail = [row["gain"] for row in log[len(log) // 2 :]]
+        tail = [gain for step, gain in gained.items() if step > config.steps / 2]
         found = {"gains": gains, "training_gain": statistics.mean(tail), "steps": config.steps}
         result.write_text(json.dumps(found, indent=1) + "\n")
     return json.loads(result.read_text())

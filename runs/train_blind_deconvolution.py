@@ -56,7 +56,6 @@ SOFT_SHARE = 0.5
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 BATCH, MOTIONS = 384, 12000  # samples of a step; motions that those imagined are of
 WEIGHT_DECAY, NOISE = 0.2, 0.08  # of the training; noise on the spectra
-HARM = 2  # what a picture loses counts so many times more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +128,7 @@ def main() -> None:
     parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
     parser.add_argument("--rate", type=float, default=3e-3, help="of Muon; AdamW has half of it")
+    parser.add_argument("--harm", type=float, default=2.0, help="what a picture loses counts so many times more")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     network = load_model(args.init) if args.init else create_model("saphn-s")
@@ -299,7 +299,7 @@ def train(
         around, whole = (spectra + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
         whole = torch.where(torch.rand(len(whole), 1) < SMALL, around[:, : whole.shape[1]], whole)
         gained = gain(mixtures(torch.cat([around, whole], 1)), part.floor, *correlations)
-        loss = -(gained + HARM * gained.clamp(max=0)).mean()
+        loss = -(gained + args.harm * gained.clamp(max=0)).mean()
         module.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 5.0)

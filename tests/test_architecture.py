@@ -1,6 +1,7 @@
 """The shape of the package: what is promised, which way imports point, and what must never be needed."""
 
 import ast
+import graphlib
 import importlib.metadata
 import subprocess
 import sys
@@ -17,7 +18,7 @@ LAYERS = [
     ["treatment", "restore"],
     ["arrays", "pipeline"],
     ["batch", "tiling", "device", "cost", "precision", "replay"],
-    ["image", "models", "compare"],
+    ["image", "models", "compare", "embed"],
     ["ops", "data", "checkpoint", "formats", "exif"],
     ["atomic", "process", "sharpness", "guard"],
     ["errors"],
@@ -58,6 +59,18 @@ def test_imports_point_one_way():
                 if not same and FLOOR[home(path)] > FLOOR[other]:
                     wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
     assert not wrong
+
+
+def test_modules_do_not_need_each_other():
+    """Not even within a package or a floor; imports inside functions may point back."""
+    names = {path: ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in modules()}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    needs = {}
+    for path, name in names.items():
+        statements = [s for s in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(s, ast.ImportFrom)]
+        imported = [(s.module, f"{s.module}.{a.name}") for s in statements for a in s.names]
+        needs[name] = {inner if inner in names.values() else outer for outer, inner in imported} - {name}
+    assert set(graphlib.TopologicalSorter(needs).static_order()) >= set(names.values())
 
 
 def test_every_file_is_short_enough_to_read():

@@ -20,8 +20,7 @@ from unsmear.bench.subject import Subject
 from unsmear.device import choose_device
 from unsmear.errors import UsageError
 from unsmear.models import DEFAULT_MODEL, count_parameters
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from unsmear.precision import DTYPES
 
 _MIN_ROUNDS, _SECONDS = 3, 10  # without a number of rounds: at least so many, and so long for each network
 
@@ -133,7 +132,7 @@ def measure(
         width: Width of the picture in pixels; networks see it padded as `Deblurrer` pads it.
         height: Height of the picture in pixels.
         device: A name that `choose_device` knows.
-        dtype: A name of `DTYPES`, for weights and features.
+        dtype: A name of `unsmear.precision.DTYPES`, for weights and features.
         threads: Threads to compute with, from now on; None leaves their number as it is.
         rounds: How often everything is timed; None for 10 seconds a network, but 3 times at least.
         parts: Whether to tell where the time goes, by another pass in every round.

@@ -1,6 +1,5 @@
 """What an evaluation leaves: a table for other programs, all of it as JSON, and a page to look at."""
 
-import base64
 import csv
 import io
 import json
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from unsmear.atomic import write_whole
+from unsmear.embed import data_uri
 from unsmear.evaluation.restorers import BLURRED
 from unsmear.evaluation.summary import Evaluation, Row
 
@@ -28,7 +27,6 @@ ERROR_WHITE = 48
 """Gray levels of mean absolute difference that are white in error maps."""
 
 _MAX_EXAMPLES, _MAX_PANES = 32, 250  # some 50 kB each for photographs: the page stays below 20 MB
-_QUALITY = 92
 
 
 def write_reports(evaluation: Evaluation, folder: Path, show: Show, *, command: str = "") -> None:
@@ -160,17 +158,11 @@ def _panes(pictures: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
         panes.append(
             {
                 "model": name,
-                "picture": _data_uri(crop),
-                "error": "" if is_sharp else _data_uri(np.clip(np.rint(error), 0, 255).astype(np.uint8)),
+                "picture": data_uri(crop),
+                "error": "" if is_sharp else data_uri(np.clip(np.rint(error), 0, 255).astype(np.uint8)),
             }
         )
     return panes
-
-
-def _data_uri(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(file, "JPEG", quality=_QUALITY, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def decibels(value: float | None) -> str:

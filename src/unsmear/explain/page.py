@@ -1,19 +1,16 @@
 """A report as one HTML page that needs nothing else."""
 
-import base64
-import io
 from html import escape
 from importlib import resources
 from string import Template
 
 import numpy as np
-from PIL import Image
 
+from unsmear.embed import data_uri
 from unsmear.explain.draw import Legend
 from unsmear.explain.report import Panel, Report, Section
 
 _STOPS = 16  # of a legend's colors
-_QUALITY = 92
 
 
 def render_page(report: Report) -> str:
@@ -39,7 +36,7 @@ def _figure(panel: Panel) -> str:
     legend = "" if panel.legend is None else _legend(panel.legend)
     return (
         f"<figure{' class=wide' if panel.is_wide else ''}>\n<h3>{title}</h3>\n"
-        f'<button aria-label="enlarge: {title}"><img src="{_data_uri(panel.picture)}" alt="{title}"></button>\n'
+        f'<button aria-label="enlarge: {title}"><img src="{data_uri(panel.picture)}" alt="{title}"></button>\n'
         f"{legend}<figcaption>{escape(panel.caption)}</figcaption>\n</figure>"
     )
 
@@ -50,9 +47,3 @@ def _legend(legend: Legend) -> str:
     labels = "".join(f"<span>{escape(label)}</span>" for label in legend.labels)
     bar = f'<div class="bar" style="background: linear-gradient(to right, {stops})"></div>'
     return f'{bar}\n<div class="labels">{labels}</div>\n'
-
-
-def _data_uri(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(file, "JPEG", quality=_QUALITY, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

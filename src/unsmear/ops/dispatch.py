@@ -65,3 +65,8 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
 def computing_type(x: Tensor) -> torch.dtype:
     """The type that a convolution of x computes in on a GPU: autocast's, or that of x."""
     return torch.get_autocast_dtype("cuda") if x.is_cuda and torch.is_autocast_enabled("cuda") else x.dtype
+
+
+def is_depthwise(x: Tensor, weight: Tensor) -> bool:
+    """Whether weights (C_out, C_in, side, side) filter every channel of x (B, C, H, W) alone."""
+    return weight.shape[1] == 1 and weight.shape[0] == x.shape[1]

@@ -1,4 +1,4 @@
-"""Filters that change slowly across a picture: efficient filter flow (Hirsch, Sra, Schölkopf and Harmeling, 2010).
+"""Filters that change slowly across a picture: efficient filter flow (Hirsch, Sra, Schoelkopf and Harmeling, 2010).
 
 At places `spacing` pixels apart there are filters, and in between the results of the four around are blended linearly:
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from unsmear.ops.dispatch import computing_type, takes_kernels, takes_triton
+from unsmear.ops.dispatch import computing_type, is_depthwise, takes_kernels, takes_triton
 
 
 def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -122,7 +122,7 @@ def pixel_dependent_filter(
         ValueError: If shapes, dtypes or devices do not fit together.
     """
     precise = all(t.dtype == torch.float32 for t in (x, generator_weight, weight))
-    by_pixel = generator_weight.shape[2:] == (1, 1) and _is_depthwise(x, weight)
+    by_pixel = generator_weight.shape[2:] == (1, 1) and is_depthwise(x, weight)
     if bounded and precise and by_pixel and takes_kernels(x) and not torch.is_grad_enabled():
         _check(x, x.new_empty(1).expand(x.shape[0], len(generator_weight), *x.shape[2:]), weight, bias)
         from unsmear.ops import pixel_adaptive_cpu as cpu
@@ -158,10 +158,6 @@ def _check(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> No
         raise error(f"all arguments must be on one device, not {[str(tensor.device) for tensor in tensors]}")
 
 
-def _is_depthwise(x: Tensor, weight: Tensor) -> bool:
-    return weight.shape[1] == 1 and weight.shape[0] == x.shape[1]
-
-
 class _PixelAdaptive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -171,7 +167,7 @@ class _PixelAdaptive(torch.autograd.Function):
         # Imported late: compiled code is slow to load and of no use on other devices.
         from unsmear.ops import pixel_adaptive_cpu as cpu
 
-        return (cpu.depthwise if _is_depthwise(x, weight) else cpu.full)(x, kernel, weight, bias)
+        return (cpu.depthwise if is_depthwise(x, weight) else cpu.full)(x, kernel, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -185,7 +181,7 @@ class _PixelAdaptive(torch.autograd.Function):
         else:
             from unsmear.ops import pixel_adaptive_cpu as cpu
 
-            if _is_depthwise(x, weight):
+            if is_depthwise(x, weight):
                 if wants_x:
                     grad_x = cpu.depthwise(grad, kernel, weight, None, transposed=True)
                 if wants_kernel or wants_weight:
@@ -210,7 +206,7 @@ def _forward(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> 
     out = None
     for t, tap in enumerate(_taps(F.pad(x, [k // 2] * 4), k)):
         source, point = tap * kernel[:, t : t + 1], weight[:, :, t // k, t % k, None]
-        term = source * point if _is_depthwise(x, weight) else F.conv2d(source, point[..., None])
+        term = source * point if is_depthwise(x, weight) else F.conv2d(source, point[..., None])
         out = term.to(torch.promote_types(term.dtype, torch.float32)) if out is None else out + term
     assert out is not None
     return out if bias is None else out + bias[:, None, None]
@@ -223,7 +219,7 @@ def _backward(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) -> tuple[
     grad_padded, grad_kernel, grad_weight = map(torch.zeros_like, (padded, kernel, weight))
     for t, (tap, grad_tap) in enumerate(zip(_taps(padded, k), _taps(grad_padded, k), strict=True)):
         factor, point = kernel[:, t : t + 1], weight[:, :, t // k, t % k, None]
-        if _is_depthwise(x, weight):
+        if is_depthwise(x, weight):
             product = grad * point
             grad_point = (grad * tap * factor).sum((0, 2, 3))[:, None]
         else:

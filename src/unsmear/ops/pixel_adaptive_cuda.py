@@ -12,6 +12,7 @@ from torch.library import custom_op, register_autograd, register_fake
 
 from unsmear.ops import pixel_adaptive_triton as kernels
 from unsmear.ops.cuda import channels_last, empty_image, launch, precision, room
+from unsmear.ops.dispatch import is_depthwise
 
 Shape = tuple[int, int, int, int]
 """Rows and columns of a tile, warps of a program, and pipeline stages (1: no tap is loaded ahead)."""
@@ -105,10 +106,6 @@ def _generated_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 register_autograd("unsmear::generate_factors", _generated_gradients, setup_context=_keep_generated)
 
 
-def _is_depthwise(x: Tensor, weight: Tensor) -> bool:
-    return weight.shape[1] == 1 and weight.shape[0] == x.shape[1]
-
-
 def _fitting(shapes: dict[int, Shape], x: Tensor, *channels: int) -> Shape:
     high, wide, warps, stages = shapes[room(max(channels))]
     if x.dtype == torch.float32:  # twice the size, and products of three parts
@@ -124,7 +121,7 @@ def _tiles(x: Tensor, high: int, wide: int) -> int:
 
 
 def _convolve(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    depthwise, (c_out, _, side, _) = _is_depthwise(x, weight), weight.shape
+    depthwise, (c_out, _, side, _) = is_depthwise(x, weight), weight.shape
     c_in, height, width = x.shape[1:]
     out = empty_image(x, c_out, height, width)
     high, wide, warps, stages = _fitting(DEPTHWISE if depthwise else FULL, x, c_in, c_out)
@@ -140,7 +137,7 @@ def _convolve(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 def _convolve_back(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of x and kernel, and in the depthwise form that of weight."""
-    depthwise, (c_out, _, side, _) = _is_depthwise(x, weight), weight.shape
+    depthwise, (c_out, _, side, _) = is_depthwise(x, weight), weight.shape
     c_in, height, width = x.shape[1:]
     high, wide, warps, stages = _fitting(DEPTHWISE if depthwise else FULL, x, c_in, c_out)
     tiles = _tiles(x, high, wide)
