@@ -39,7 +39,8 @@ def main() -> None:
         low, middle, high = np.percentile(np.concatenate(found), (25, 50, 75))
         for row, told in zip(rows.values(), (f"{middle:.1f}", f"{low:.1f} - {high:.1f}"), strict=False):
             row.append(told)
-        rows["error of the direction, degrees, median"].append(f"{np.median(np.concatenate(errors)):.0f}")
+        error = f"{np.median(np.concatenate(errors)):.0f}" if length else "-"
+        rows["error of the direction, degrees, median"].append(error)
     print("| motion, px |", *(f"{length} |" for length in LENGTHS))
     print("| --- " * (1 + len(LENGTHS)) + "|")
     for name, cells in rows.items():

@@ -28,13 +28,13 @@ SPACES = {
     "ProPhoto": (PROPHOTO, 1.8),
     "linear Display P3": (DISPLAY_P3, 1.0),
 }
-SATURATION, LENGTH = 1.6, 5
+SATURATION, LENGTH = 2.5, 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--limit", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=6)
     args = parser.parse_args()
     deblurrer = ArrayDeblurrer(device="cpu")
     print("| | outside sRGB | blurred | difference carried over | own numbers taken as sRGB | converted and back |")
