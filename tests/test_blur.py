@@ -303,9 +303,9 @@ def test_gopro_preset_blurs_strongly_nearly_always() -> None:
 
 def test_page_about_blur_tells_the_presets_as_they_are() -> None:
     page = (Path(__file__).parents[1] / "docs/blur.md").read_text(encoding="utf-8")
-    rows = {row[1].strip("` "): row[4:-1] for row in (line.split("|") for line in page.splitlines()) if len(row) == 9}
+    rows = {row[1].strip("` "): row[4:-1] for row in (line.split("|") for line in page.splitlines()) if len(row) == 10}
     for field in fields(BlurConfig):
-        values = [getattr(preset, field.name) for preset in (MILD, MEDIUM, STRONG, GOPRO)]
+        values = [getattr(preset, field.name) for preset in (MILD, MEDIUM, STRONG, GOPRO, CLEAN)]
         told = [" to ".join(f"{x:g}" for x in (v if isinstance(v, tuple) else (v,))) for v in values]
         assert [cell.strip() for cell in rows[field.name]] == told, field.name
 
