@@ -11,6 +11,7 @@ from PIL import Image
 
 from unsmear.data import blur
 from unsmear.data.blur import (
+    CLEAN,
     GOPRO,
     MEDIUM,
     MILD,
