@@ -261,11 +261,11 @@ def test_disk_too_small_is_known_before_decoding(photos, tmp_path, monkeypatch):
 
 def test_much_to_decode_is_told(photos, tmp_path, monkeypatch):
     told: list[str] = []
-    PictureStore(photos[0], tmp_path / "cache", told.append)
+    PictureStore(photos[0], tmp_path / "cache", notice=told.append)
     assert not told
     monkeypatch.setattr(module, "_LARGE", 1000)
     for _ in range(2):
-        PictureStore(photos[0][1:], tmp_path / "cache", told.append)
+        PictureStore(photos[0][1:], tmp_path / "cache", notice=told.append)
     assert told == [f"decoding 0.0 GiB of pictures into {tmp_path / 'cache'}, once for this and later runs"]
 
 
