@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     photos = [read_picture(file) for file in list_pictures(args.photos)[::2]]
     rng = np.random.default_rng(0)
-    rows = {"read, px, median": [], "quartiles": [], "error of the direction, degrees, median": []}
+    columns = []
     for length in LENGTHS:
         found, errors = [], []
         for photo in photos:
@@ -37,13 +37,12 @@ def main() -> None:
             found.append(extent.length[extent.is_seen])
             errors.append(np.degrees(np.minimum(apart, np.pi - apart))[extent.is_seen])
         low, middle, high = np.percentile(np.concatenate(found), (25, 50, 75))
-        for row, told in zip(rows.values(), (f"{middle:.1f}", f"{low:.1f} - {high:.1f}"), strict=False):
-            row.append(told)
-        error = f"{np.median(np.concatenate(errors)):.0f}" if length else "-"
-        rows["error of the direction, degrees, median"].append(error)
+        error = f"{np.median(np.concatenate(errors)):.0f}" if length else "-"  # without motion there is no direction
+        columns.append((f"{middle:.1f}", f"{low:.1f} - {high:.1f}", error))
     print("| motion, px |", *(f"{length} |" for length in LENGTHS))
     print("| --- " * (1 + len(LENGTHS)) + "|")
-    for name, cells in rows.items():
+    names = "read, px, median", "quartiles", "error of the direction, degrees, median"
+    for name, cells in zip(names, zip(*columns, strict=True), strict=True):
         print(f"| {name} |", *(f"{cell} |" for cell in cells))
 
 

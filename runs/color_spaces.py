@@ -11,13 +11,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from unsmear.arrays import ArrayDeblurrer
-from unsmear.data.store import list_pictures
+from unsmear.data.store import list_pictures, read_picture
 from unsmear.image import Picture
-from unsmear.image.color import matrix_profile, parse_profile
+from unsmear.image.color import Profile, matrix_profile, parse_profile
 from unsmear.image.heif import DISPLAY_P3
 
 ADOBE_RGB = ((0.640, 0.330), (0.210, 0.710), (0.150, 0.060))
@@ -43,26 +42,31 @@ def main() -> None:
         icc = matrix_profile(name, primaries, gamma)
         profile = parse_profile(icc)
         assert profile is not None
-        rows = []
-        for file in list_pictures(args.photos)[: args.limit]:
-            encoded = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3).T.astype(np.float32) / 255
-            gray = encoded.mean(0)
-            own = np.clip(profile.own(gray + SATURATION * (encoded - gray)), 0, 1)
-            outside = ((profile.srgb(own) < -1e-3) | (profile.srgb(own) > 1.001)).any(0).mean()
-            size = Image.open(file).size[::-1]
-            sharp = own.T.reshape(*size, 3)
-            light = [c.light(v) for c, v in zip(profile.curves, own, strict=True)]
-            blurred = [ndimage.uniform_filter1d(v.reshape(size), LENGTH, axis=1).ravel() for v in light]
-            values = np.stack([c.encode(v) for c, v in zip(profile.curves, blurred, strict=True)])
-            seen = np.rint(65535 * values.clip(0, 1)).astype(np.uint16).T.reshape(*size, 3)
-            picture = Picture(seen, icc=icc)
-            in_srgb = deblurrer.restore(picture.srgb())
-            back = profile.own(in_srgb.reshape(-1, 3).T).clip(0, 1).T.reshape(*size, 3)
-            carried = picture.with_srgb(in_srgb).rgb / 65535
-            results = seen / 65535, carried, deblurrer.restore(seen) / 65535, back
-            rows.append([100 * outside, *(-10 * np.log10(np.mean((r - sharp) ** 2)) for r in results)])
-        outside, *scores = np.mean(rows, 0)
-        print(f"| {name} | {outside:.0f} % |", *(f"{score:.2f} |" for score in scores), flush=True)
+        photos = (read_picture(file) for file in list_pictures(args.photos)[: args.limit])
+        outside, *found = np.mean([scores(photo, icc, profile, deblurrer) for photo in photos], 0)
+        print(f"| {name} | {100 * outside:.0f} % |", *(f"{score:.2f} |" for score in found), flush=True)
+
+
+def scores(photo: np.ndarray, icc: bytes, profile: Profile, deblurrer: ArrayDeblurrer) -> list[float]:
+    """Share of pixels outside sRGB, and PSNR of the blurred picture and of the three ways to restore it."""
+
+    def pixels(planes: np.ndarray) -> np.ndarray:
+        return planes.clip(0, 1).T.reshape(photo.shape)
+
+    encoded = photo.reshape(-1, 3).T.astype(np.float32) / 255
+    gray = encoded.mean(0)
+    own = np.clip(profile.own(gray + SATURATION * (encoded - gray)), 0, 1)
+    in_srgb = profile.srgb(own)
+    outside = ((in_srgb < -1e-3) | (in_srgb > 1.001)).any(0).mean()
+    light = (curve.light(plane).reshape(photo.shape[:2]) for curve, plane in zip(profile.curves, own, strict=True))
+    blurred = [ndimage.uniform_filter1d(plane, LENGTH, axis=1).ravel() for plane in light]
+    values = pixels(np.stack([c.encode(plane) for c, plane in zip(profile.curves, blurred, strict=True)]))
+    picture = Picture(np.rint(65535 * values).astype(np.uint16), icc=icc)
+    restored = deblurrer.restore(picture.srgb())
+    carried, taken = picture.with_srgb(restored).rgb / 65535, deblurrer.restore(picture.rgb) / 65535
+    back, sharp = pixels(profile.own(restored.reshape(-1, 3).T)), pixels(own)
+    results = picture.rgb / 65535, carried, taken, back
+    return [outside, *(-10 * np.log10(np.mean((result - sharp) ** 2)) for result in results)]
 
 
 if __name__ == "__main__":

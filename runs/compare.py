@@ -28,8 +28,9 @@ from unsmear import Deblurrer, create_model
 from unsmear.cost import count_macs
 from unsmear.data.batches import SharpPhotos
 from unsmear.data.store import PictureStore, list_pictures, read_picture
+from unsmear.train.command import open_log
 from unsmear.train.config import TrainConfig, default
-from unsmear.train.loop import Row, train
+from unsmear.train.loop import train
 from unsmear.train.validation import Validation, summarize
 
 SIDE = 384  # center crops of the validation pictures
@@ -128,12 +129,7 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
         config = dataclasses.replace(config, log_every=min(config.log_every, config.steps))
         resume = any((folder / "checkpoints").glob("step-*"))
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log.jsonl").open("a") as file:
-
-            def log(row: Row) -> None:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-
+        with open_log(folder) as log:
             train(config, [(photos, 1.0)], folder, resume=resume, log=log)
         lines = (folder / "log.jsonl").read_text().splitlines()
         gained = {row["step"]: row["gain"] for row in map(json.loads, lines)}  # what was done twice counts once

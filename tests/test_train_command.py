@@ -14,7 +14,7 @@ pytest.importorskip("accelerate")
 
 from unsmear import load_model
 from unsmear.errors import UsageError
-from unsmear.train.command import _logging, configure, run_training
+from unsmear.train.command import configure, open_log, run_training
 
 
 def unsmear(*arguments):
@@ -175,7 +175,7 @@ def test_tensorboard_forgets_what_a_killed_run_will_do_again(tmp_path):
     from torch.utils.tensorboard.writer import SummaryWriter
 
     for steps in ([5, 10, 15], [10, 15, 20]):
-        with suppress(KeyboardInterrupt), _logging(tmp_path, SummaryWriter) as write:
+        with suppress(KeyboardInterrupt), open_log(tmp_path, SummaryWriter) as write:
             for step in steps:
                 write({"step": step, "loss": float(step)})
             raise KeyboardInterrupt  # which must not lose the last lines either

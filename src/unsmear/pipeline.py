@@ -19,8 +19,8 @@ import numpy as np
 from unsmear.atomic import write_whole
 from unsmear.batch import Job
 from unsmear.errors import ImageError, UnsmearError, UsageError
-from unsmear.formats import FORMATS, format_of
-from unsmear.image import Picture, check_fits, open_picture, probe, save_picture
+from unsmear.formats import format_of
+from unsmear.image import Picture, check_fits, open_picture, probe, save_picture, written_dtype
 
 _PIXELS_IN_WORK = 100_000_000  # read, in the network, or being written; a single larger picture goes alone
 
@@ -33,7 +33,7 @@ class Treated:
         picture: What to write; None leaves the file as it is.
         kept: Whether the picture was not changed.
         note: What a person should know of it, or nothing.
-        sheet: What to write to the job's sheet. It is there before the target is.
+        sheet: What to write to the job's sheet, after the target.
     """
 
     picture: Picture | None
@@ -92,7 +92,8 @@ def run_job(job: Job, treat: Treatment, *, max_megapixels: float, copy_kept: boo
         copy_kept: Whether files that are left as they are go to their target byte by byte, or nowhere.
 
     Raises:
-        UnsmearError: If the picture cannot be read, treated or written. There is no output then.
+        UnsmearError: If the picture cannot be read, treated or written. There is no output then, but for the target if
+            only the sheet cannot be written.
     """
     began = time.monotonic()
     picture = _read(job, max_megapixels)
@@ -279,12 +280,13 @@ def _treat(job: Job, picture: Picture, treat: Treatment) -> Treated:
 def _write(job: Job, treated: Treated, copy_kept: bool) -> None:
     if isinstance(job.target, Path) and (copy_kept or treated.picture is not None):
         _make_folder(job.target.parent)
-        if job.sheet is not None and treated.sheet is not None:
-            save_picture(treated.sheet, job.sheet)
     if treated.picture is not None:
         save_picture(treated.picture, job.target, format=_format(job, treated.picture))
     elif copy_kept and isinstance(job.source, Path) and isinstance(job.target, Path):
         _copy(job.source, job.target)
+    # Last: a sheet without a result would keep a batch that was killed in between from going on.
+    if job.sheet is not None and treated.sheet is not None:
+        save_picture(treated.sheet, job.sheet)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -301,11 +303,13 @@ def _format(job: Job, picture: Picture) -> str:
 
 def _outcome(job: Job, picture: Picture, treated: Treated, seconds: float) -> Outcome:
     height, width = picture.rgb.shape[:2]
-    format = _format(job, picture)
-    bits, held = 8 * picture.rgb.itemsize, 8 * np.dtype(FORMATS[format].dtypes[-1]).itemsize
-    rounded = f"{bits} bits a channel, of which {format} holds {held}" if held < bits and treated.picture else ""
-    note = "; ".join(filter(None, (treated.note, rounded)))
-    return Outcome(job, "kept" if treated.kept else "restored", note, width, height, seconds)
+    notes = [treated.note] if treated.note else []
+    if treated.picture is not None:
+        format = _format(job, picture)
+        bits, held = (8 * np.dtype(dtype).itemsize for dtype in (picture.rgb.dtype, written_dtype(picture, format)))
+        if held < bits:
+            notes.append(f"{bits} bits a channel, of which {format} holds {held}")
+    return Outcome(job, "kept" if treated.kept else "restored", "; ".join(notes), width, height, seconds)
 
 
 def _failure(job: Job, error: UnsmearError) -> Outcome:

@@ -14,7 +14,7 @@ from unsmear.image.read import (
     sheet_beside,
     suffix_for,
 )
-from unsmear.image.write import check_fits, save_picture
+from unsmear.image.write import check_fits, save_picture, written_dtype
 
 __all__ = [
     "MAX_MEGAPIXELS",
@@ -30,4 +30,5 @@ __all__ = [
     "sheet_beside",
     "suffix_for",
     "to_pil",
+    "written_dtype",
 ]

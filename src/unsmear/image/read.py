@@ -51,7 +51,7 @@ def open_picture(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIX
 
 
 def probe(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
-    """Read only the header of a picture.
+    """Read only the header of a picture. Its `decode` is of no use any more.
 
     Raises:
         UnsmearError: As `open_picture` does, except for damage further inside the file.

@@ -79,13 +79,13 @@ def check_fits(picture: Picture, format: str, name: str) -> None:
     try:
         if format == "HEIF":
             load_heif()
-        if format == "PNG" and _dtype(picture, format) != np.uint8:
+        if format == "PNG" and written_dtype(picture, format) != np.uint8:
             load_vips()
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
 
 
-def _dtype(picture: Picture, format: str) -> type:
+def written_dtype(picture: Picture, format: str) -> type:
     """The depth to write: that of the picture, or the greatest that the format holds."""
     dtypes = FORMATS[format].dtypes
     return next((dtype for dtype in dtypes if picture.rgb.dtype == dtype), dtypes[-1])
@@ -96,13 +96,13 @@ def _encode(picture: Picture, format: str) -> bytes:
     if format == "HEIF":
         return encode_heif(picture)
     if format == "PNG":
-        dtype = _dtype(picture, format)
+        dtype = written_dtype(picture, format)
         data = encode_pil(picture, format) if dtype is np.uint8 else encode_deep_png(picture.samples(dtype))
         chunks = metadata_chunks(exif_of(picture), picture.icc, picture.xmp, picture.dpi)
         colors = [] if picture.icc else own.get("colors", [])  # which a profile stands above
         return with_chunks(data, [*colors, *chunks, *own.get("texts", [])])
     if format == "TIFF":
-        samples = picture.samples(_dtype(picture, format))
+        samples = picture.samples(written_dtype(picture, format))
         return encode_tiff(
             samples.astype(np.float16) if own.get("half") else samples,
             has_alpha=picture.alpha is not None,

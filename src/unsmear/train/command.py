@@ -114,10 +114,10 @@ def run_training(
     """
     if not data:
         raise UsageError("there is nothing to train on: give --data DIR")
-    if not resume and (out / "checkpoints").exists():
-        raise UsageError(f"{out}: holds a run already; pass --resume to go on with it, or choose another --out")
     if resume:
         _check_alike(config, out, notice)
+    elif (out / "checkpoints").exists():
+        raise UsageError(f"{out}: holds a run already; pass --resume to go on with it, or choose another --out")
     if config.perceptual_weight:
         vgg19_file(config)  # or tell that it is missing before all is decoded
     make_writer = _tensorboard() if tensorboard else None  # likewise
@@ -141,7 +141,7 @@ def run_training(
         sources.append((SharpPhotos(store, config.mixture, config.curriculum, *shares), rest))
     sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED])] if held_out else []
     _write_config(config, data, out)
-    with _logging(out, make_writer) as write:
+    with open_log(out, make_writer) as write:
 
         def log(row: Row) -> None:
             write(row)
@@ -223,8 +223,8 @@ def _write_config(config: TrainConfig, data: Sequence[str], out: Path) -> None:
 
 
 @contextmanager
-def _logging(out: Path, make_writer: Callable[..., Any] | None) -> Iterator[Callable[[Row], None]]:
-    """Lines to `log.jsonl`, and scalars to TensorBoard where wanted."""
+def open_log(out: Path, make_writer: Callable[..., Any] | None = None) -> Iterator[Callable[[Row], None]]:
+    """Lines to `log.jsonl` of a folder, after those there are, and scalars to TensorBoard where wanted."""
     with (out / "log.jsonl").open("a") as file, ExitStack() as stack:
         writer = None
 

@@ -162,7 +162,7 @@ _WEIGHTS = (
     "adversarial_weight",
 )
 _NOT_NEGATIVE = "learning_rate", "weight_decay", "clip", "warmup", "max_bad_steps", "seed", "workers", "save_every"
-_TOO_LARGE = 1e30  # float32 ends there
+_TOO_LARGE = 1e30  # float32, in which it is computed with, ends at 3e38
 _CHOICES = {
     "optimizer": ("adam", "adamw", "muon"),
     "schedule": ("halve", "constant", "cosine"),
