@@ -2,17 +2,18 @@
 
     python runs/debian_photos.py OUT --packages DIR
 
-DIR must have the packages that `debian_photos.tsv` names, as they lie in the pool of any mirror; those that it lacks
-are told. All are free by Debian's guidelines, most are CC BY-SA 4.0, CC0 or in the public domain; the file `copyright`
-of each package tells whose they are. They were picked by eye from all large pictures there, without drawings,
-renderings and what other photos show as well. Short sides of more than 960 pixels become 960, so that the photos are
-sharp in every pixel. Those that the table has as held back go to OUT/held instead, for questions that photos trained
-on cannot answer.
+DIR must have the packages that `debian_photos.tsv` names, as they lie in the pool of any mirror or as `apt-get download
+NAME=VERSION` leaves them (those of bookworm, trixie and sid in November 2026); those that it lacks are told. All are
+free by Debian's guidelines, most are CC BY-SA 4.0, CC0 or in the public domain; the file `copyright` of each package
+tells whose they are. They were picked by eye from all large pictures there, without drawings, renderings and what other
+photos show as well. Short sides of more than 960 pixels become 960, so that the photos are sharp in every pixel. Those
+that the table has as held back go to OUT/held instead, for questions that photos trained on cannot answer.
 """
 
 import argparse
 import csv
 import io
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -31,13 +32,14 @@ def main() -> None:
     with TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     pools = dict.fromkeys(row["package"] for row in rows)
-    missing = [pool for pool in pools if not (args.packages / Path(pool).name).is_file()]
+    found = {re.sub(r"_\d+%3a", "_", file.name): file for file in args.packages.glob("*.deb")}  # apt-get tells epochs
+    missing = [pool for pool in pools if Path(pool).name not in found]
     if missing:
         parser.error(f"{args.packages} lacks:\n" + "\n".join(missing))
     (args.out / "held").mkdir(parents=True, exist_ok=True)
     for pool in pools:
         wanted = {row["path"]: row for row in rows if row["package"] == pool}
-        for path, data in files_of(args.packages / Path(pool).name, set(wanted)):
+        for path, data in files_of(found[Path(pool).name], set(wanted)):
             row = wanted.pop(path)
             folder = args.out / "held" if row["held_back"] == "yes" else args.out
             shrink(data).save(folder / row["photo"], quality=92, subsampling=0)

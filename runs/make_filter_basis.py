@@ -23,7 +23,7 @@ import torch
 from unsmear.data.blur import PRESETS, synthesize
 from unsmear.models.blind_deconvolution import BASIS_FILE
 
-COUNT = 48  # filters
+COUNT = 96  # filters
 SIZE, GRID, SIDE = 17, 128, 65  # pixels of a filter, of a spectrum, of a point spread function
 NOISES = (0.004, 0.015)
 ROW, COLUMN = np.meshgrid(np.fft.fftfreq(GRID), np.fft.fftfreq(GRID), indexing="ij")

@@ -43,6 +43,7 @@ from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, PLACE, WINDOW, SpectralDeconvolution, log_spectra
 from unsmear.models.saphn import SAPHN
+from unsmear.train.growth import grow
 from unsmear.train.muon import Muon
 
 MARGIN = 16  # pixels around a picture that may move in
@@ -124,14 +125,18 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True, help="folder for what is drawn")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--init", help="weights of the network to begin with")
+    parser.add_argument("--filters", type=int, help="mix so many, those beyond what --init mixes from zero on")
     parser.add_argument("--keep", action="store_true", help="go on with the part that --init has")
     parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
+    parser.add_argument("--frames-share", type=float, help="share of these that are averaged frames")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
     parser.add_argument("--rate", type=float, default=3e-3, help="of Muon; AdamW has half of it")
     parser.add_argument("--harm", type=float, default=2.0, help="what a picture loses counts so many times more")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     network = load_model(args.init) if args.init else create_model("saphn-s")
+    if args.filters:
+        network = grow(network, {"blind_filters": args.filters})
     if not isinstance(network, SAPHN) or network.blind is None:
         parser.error("--init must be a network with a filter basis")
     module = getattr(network.blind, args.part)
@@ -144,6 +149,8 @@ def main() -> None:
         parser.error(f"--init: {error}")
     args.pool.mkdir(parents=True, exist_ok=True)
     part, filters = PARTS[args.part], module.filters
+    if args.frames_share is not None:
+        part = dataclasses.replace(part, frames_share=args.frames_share)
     photos = [list(reduced(args.photos, size)) for size in part.sizes]
     draw(part, filters, photos, args)
     if args.steps:

@@ -117,8 +117,20 @@ def test_a_network_grows_without_a_change_to_its_output(changes):
     torch.testing.assert_close(grown(x), small(x), rtol=0, atol=1e-6)
 
 
+def test_a_blind_deconvolution_grows_by_filters():
+    small = create_model("saphn", widths=(4, 6), unshuffle=2, filter_basis=2, blind_filters=3).eval()
+    torch.nn.init.normal_(small.blind.near.mix.weight)  # begins at zero otherwise
+    grown = grow(small, {"blind_filters": 5}).eval()
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(grown.blind(x).correction, small.blind(x).correction, rtol=0, atol=1e-6)
+    assert small.blind(x).correction.abs().max() > 0.01
+    small.blind.near.filters += 0.01
+    with pytest.raises(UsageError, match="more blind_filters can be added"):
+        grow(small, {"blind_filters": 5})
+
+
 def test_a_network_does_not_grow_into_another():
-    small = create_model("saphn", widths=(4, 6), filter_basis=4)
+    small = create_model("saphn", widths=(4, 6), filter_basis=4, blind_filters=6)
     assert grow(small, {"widths": [4, 6], "filter_basis": 4}) is small
     more = ({"filter_basis": 5}, {"blind_filters": 5}, {"encoder_blocks": 1}, {"colour": 1})
     for changes in ({"widths": (6, 8)}, *more):

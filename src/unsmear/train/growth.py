@@ -27,8 +27,8 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
     if not changes:
         return network
     cannot = UsageError(
-        f"{network.name!r} of init cannot become one with {changes}: only skips=true, more blocks, and a filter basis"
-        " where there is none can be added to a trained saphn"
+        f"{network.name!r} of init cannot become one with {changes}: only skips=true, more blocks, a filter basis where"
+        " there is none, and more blind_filters can be added to a trained saphn"
     )
     if any(type(config.get(field)) is not type(value) for field, value in changes.items()):
         raise cannot
@@ -45,6 +45,10 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
             weight.copy_(old[name])
         elif ".last." in name and not config["filter_basis"]:
             weight.copy_(torch.cat([torch.zeros_like(weight[: len(weight) - len(old[name])]), old[name]]))
+        elif ".mix." in name and len(weight) > len(old[name]):
+            weight.copy_(torch.cat([old[name], torch.zeros_like(weight[len(old[name]) :])]))
+        elif name.endswith(".filters") and torch.equal(weight[: len(old[name])], old[name]):
+            pass  # the basis begins with those that there were
         else:
             raise cannot
     return grown
