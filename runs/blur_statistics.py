@@ -25,6 +25,7 @@ from PIL import Image
 from unsmear.data.blur import PRESETS, BlurConfig, average_frames, synthesize
 from unsmear.data.pairs import find_pairs
 from unsmear.data.store import list_pictures
+from unsmear.train.validation import psnr
 
 Pair = tuple[np.ndarray, np.ndarray]
 QUANTILES = (0.5, 0.75, 0.9, 0.99, 0.999)
@@ -46,8 +47,7 @@ class Statistics:
 
     def add(self, blurred: np.ndarray, sharp: np.ndarray) -> None:
         """Take in a pair of (H, W, 3) uint8 pictures."""
-        mse = np.square(blurred.astype(np.float64) - sharp).mean()
-        self.psnr.append(float(10 * np.log10(255**2 / mse)))
+        self.psnr.append(psnr(blurred, sharp))
         gray = [picture.mean(-1, dtype=np.float32) for picture in (blurred, sharp)]
         for total, picture in zip((self.blurred, self.sharp), gray, strict=True):
             dx, dy = np.diff(picture, axis=1)[:-1], np.diff(picture, axis=0)[:, :-1]
@@ -161,7 +161,7 @@ def row(name: str, found: Statistics) -> str:
 def plot(rows: dict[str, Statistics], file: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure, (gradients, motion, psnr) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    figure, (gradients, motion, nearness) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     colors = dict(zip(rows, ("black", "tab:blue", "tab:green", "tab:orange", "tab:red"), strict=True))
     real = rows["real"]
     levels = np.arange(60) * 2 + 1  # bins of two gray levels, because the finest are those of 8 bits
@@ -173,12 +173,12 @@ def plot(rows: dict[str, Statistics], file: Path) -> None:
     for name, found in rows.items():
         style = {"color": colors[name], "label": name, "linewidth": 2.5 if name == "real" else 1.3}
         gradients.semilogy(levels, shares(found.blurred), **style)
-        for axes, values in ((motion, found.extent), (psnr, found.psnr)):
+        for axes, values in ((motion, found.extent), (nearness, found.psnr)):
             axes.plot(np.sort(values), (np.arange(len(values)) + 0.5) / len(values), **style)
     gradients.set(title="gradients of blurred pictures", xlabel="magnitude, gray levels", ylabel="share of pixels")
     motion.set(title="extent of blur", xlabel="pixels", ylabel="share of patches below", xlim=(0, 60))
-    psnr.set(title="blurred against sharp", xlabel="PSNR, dB", ylabel="share of pictures below", xlim=(20, 45))
-    for axes in (gradients, motion, psnr):
+    nearness.set(title="blurred against sharp", xlabel="PSNR, dB", ylabel="share of pictures below", xlim=(20, 45))
+    for axes in (gradients, motion, nearness):
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(file, dpi=80)

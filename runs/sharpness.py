@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from unsmear.data.store import list_pictures, read_picture
+from unsmear.samples import luma
 from unsmear.sharpness import THRESHOLD, blur_extent
 from unsmear.train.validation import STRENGTHS, blurred_pair
 
@@ -90,7 +91,7 @@ DEGRADATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def gray(picture: np.ndarray) -> np.ndarray:
-    return picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    return luma(picture) / 255
 
 
 def crete(picture: np.ndarray) -> float:

@@ -43,6 +43,7 @@ from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, PLACE, WINDOW, SpectralDeconvolution, log_spectra
 from unsmear.models.saphn import SAPHN
+from unsmear.samples import REC601
 from unsmear.train.growth import grow
 from unsmear.train.muon import Muon
 
@@ -51,7 +52,7 @@ MIDDLE = 96  # pixels around a place where the mixture is to fit
 EVERY = 2  # of the pixels along each side of these are enough
 PLACES = 16  # of a picture, at most
 SHARD = 100  # pictures in a file, at least
-REC601 = torch.tensor([0.299, 0.587, 0.114])
+SHARES = torch.tensor(REC601)  # of the colors in luma
 HELD = 20  # one file of so many is held back, and one photo
 SOFT_SHARE = 0.5
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
@@ -195,7 +196,7 @@ def reduced(folder: Path, size: int) -> Iterable[np.ndarray]:
 
 def luma(pictures: Tensor) -> Tensor:
     """Rec. 601, of (B, 3, H, W): (B, 1, H, W)."""
-    return (pictures * REC601[:, None, None]).sum(1, keepdim=True)
+    return (pictures * SHARES[:, None, None]).sum(1, keepdim=True)
 
 
 def squares(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> Tensor:
@@ -219,7 +220,7 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
     """
     colors = squares(part, photos, rng).transpose(0, 1)
     config = pick_blur(part.blur, rng)
-    calmer = REC601.square().sum().sqrt().item()  # the noise of luma than that of a color
+    calmer = SHARES.square().sum().sqrt().item()  # the noise of luma than that of a color
     shot, read = config.shot_noise * calmer**2, config.read_noise * calmer
     alike = dataclasses.replace(config, shot_noise=shot, read_noise=read, jpeg=0.0)
     blurred, sharp = synthesize(colors, alike, rng, margin=MARGIN)

@@ -17,11 +17,11 @@ LAYERS = [
     ["doctor", "train", "bench", "evaluation", "convert", "explain", "report"],
     ["treatment", "restore"],
     ["arrays", "pipeline"],
-    ["batch", "tiling", "device", "cost", "precision", "replay"],
+    ["batch", "device", "cost", "precision", "replay"],
     ["image", "models", "compare", "embed"],
     ["ops", "data", "checkpoint", "formats", "exif"],
-    ["atomic", "process", "sharpness", "guard"],
-    ["errors"],
+    ["atomic", "process", "sharpness", "guard", "tiling"],
+    ["errors", "samples"],
 ]
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}
 

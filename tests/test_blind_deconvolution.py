@@ -56,8 +56,8 @@ def test_turned_filters_are_mixtures_of_the_filters(count, turn):
 
 
 def test_only_so_many_filters_exist():
-    with pytest.raises(UsageError, match="blind_filters must be within 1 to 48, not 49"):
-        create_model("saphn-s", blind_filters=49)
+    with pytest.raises(UsageError, match="blind_filters must be within 1 to 96, not 97"):
+        create_model("saphn-s", blind_filters=97)
     with pytest.raises(UsageError, match="blind_filters must be 0, or at least filter_basis"):
         create_model("saphn-s", blind_filters=23)
     assert create_model("saphn-s", filter_basis=0).blind is None

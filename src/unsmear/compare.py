@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unsmear.samples import to_depth
+
 _WIDTH = 720  # of each whole picture on the sheet, pixels
 _DETAIL = 118  # side of a detail, pixels of the picture
 _ZOOM = 2
@@ -32,12 +34,12 @@ def compare_sheet(before: np.ndarray, after: np.ndarray) -> Image.Image:
     for side, (name, values) in enumerate((("before", before), ("after", after))):
         left = side * (column + _GAP)
         draw.text((left + 2, 1), name, "black", font)
-        whole = Image.fromarray(_eight_bits(values))
+        whole = Image.fromarray(to_depth(values, np.uint8))
         sheet.paste(whole.resize((whole_width, whole_height), Image.Resampling.LANCZOS, reducing_gap=3), (left, _TEXT))
         if places:
             draw.text((left + 2, _TEXT + whole_height + 1), f"{name}: what changed most, twice as large", "black", font)
         for number, (y, x) in enumerate(places):
-            detail = Image.fromarray(_eight_bits(values[y : y + _DETAIL, x : x + _DETAIL]))
+            detail = Image.fromarray(to_depth(values[y : y + _DETAIL, x : x + _DETAIL], np.uint8))
             detail = detail.resize((shown, shown), Image.Resampling.NEAREST)
             sheet.paste(detail, (left + number * (shown + _GAP), 2 * _TEXT + whole_height))
     return sheet
@@ -57,10 +59,3 @@ def _details(before: np.ndarray, after: np.ndarray) -> list[tuple[int, int]]:
     best = np.argsort(change, axis=None)[::-1][:_DETAILS]
     chosen = (np.unravel_index(index, change.shape) for index in best)
     return sorted(((int(r) * _DETAIL, int(c) * _DETAIL) for r, c in chosen), key=lambda place: place[1])
-
-
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return values
-    full = 65535 if values.dtype == np.uint16 else 1
-    return np.rint(np.clip(values.astype(np.float32) / full, 0, 1) * 255).astype(np.uint8)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unsmear.samples import luma
+
 _CELL = 8
 _STRIP = 8 * _CELL  # rows in work at once
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _OPPONENT = np.array([[1 / 3, 1 / 2, -1 / 4], [1 / 3, -1 / 2, -1 / 4], [1 / 3, 0, 1 / 2]], np.float32)
 _SEEN = 0.5  # gray levels from which on a value counts as taken back
 
@@ -111,7 +112,7 @@ def _measure_strip(before: np.ndarray, after: np.ndarray, scale: float) -> tuple
     change = y - x
     # Of every 2 x 2 pixels; the sign tells the phase, which does not matter.
     checks = (change[::2, ::2] - change[::2, 1::2] - change[1::2, ::2] + change[1::2, 1::2]) / 4
-    slopes, slopes_after = _slopes(x @ _LUMA), _slopes(y @ _LUMA)
+    slopes, slopes_after = _slopes(luma(x)), _slopes(luma(y))
     next_slopes = slopes.copy()
     next_slopes[:, :-1, 0] *= slopes[:, 1:, 0]
     next_slopes[:-1, :, 1] *= slopes[1:, :, 1]

@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 
 from unsmear.errors import ImageError
+from unsmear.samples import luma
 
 THRESHOLD = 2.0
 """Extent in pixels from which on a picture counts as blurred; docs/sharpness.md tells what that finds and misses."""
@@ -33,7 +34,6 @@ _FEW = 16  # tiles a side; fewer overlap by half
 _DIRECTIONS = 8
 _HARDLY = 0.05  # of the power of the strongest direction; stripes say nothing about blur along them
 _FINE = 0.4  # cycles per pixel; details beyond are taken for noise
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def blur_extent(image: np.ndarray) -> float:
@@ -107,7 +107,7 @@ def _gray(image: np.ndarray) -> np.ndarray:
     """Luma as float32 (H, W); alpha is left out."""
     if image.ndim == 3 and image.shape[2] < 3:
         image = image[..., 0]
-    return image[..., :3].astype(np.float32) @ _LUMA if image.ndim == 3 else image.astype(np.float32)
+    return luma(image[..., :3]) if image.ndim == 3 else image.astype(np.float32)
 
 
 def _starts(length: int, tile: int) -> np.ndarray:

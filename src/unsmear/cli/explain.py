@@ -43,7 +43,7 @@ def explain(
     """
     from unsmear.explain.output import check_output, write_report
     from unsmear.image import open_picture
-    from unsmear.image.picture import to_depth
+    from unsmear.samples import to_depth
 
     begin = time.monotonic()
     target = photo.with_suffix(".explained.png") if output is None else output

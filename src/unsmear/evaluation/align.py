@@ -15,10 +15,12 @@ steps; and it keeps the best homography it met, the identity included, where Ope
 import numpy as np
 from scipy.ndimage import correlate1d, map_coordinates
 
+from unsmear.samples import REC601
+
 _STEPS = 100
 _STILL = 1e-3  # pixels
 _SMOOTH = np.array([1, 4, 6, 4, 1]) / 16  # OpenCV's Gaussian of 5 samples
-_GRAY = np.array([0.299, 0.587, 0.114])
+_GRAY = np.array(REC601)
 
 
 def align(output: np.ndarray, sharp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unsmear.samples import luma
+
 CELL = 16
 """Side of the places that are measured, in pixels."""
 
@@ -64,7 +66,7 @@ def measure_extent(picture: np.ndarray) -> BlurExtent:
     Args:
         picture: sRGB-encoded values in [0, 1], (H, W, 3), of any size.
     """
-    gray = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    gray = luma(picture)
     padded = np.pad(gray, 1, "edge")  # so that a picture of one pixel has slopes, too
     (y1, x1), (y2, x2) = ([d[1:-1, 1:-1] for d in np.gradient(smooth(padded, s))] for s in (_S1, _S2))
     slope = np.hypot(x1, y1)

@@ -6,6 +6,7 @@ from unsmear.explain import draw
 from unsmear.explain.extent import CELL, BlurExtent, measure_extent
 from unsmear.explain.local import RADIUS
 from unsmear.explain.report import Panel, Section
+from unsmear.samples import to_depth
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> Section:
@@ -18,8 +19,8 @@ def compare(before: np.ndarray, after: np.ndarray) -> Section:
     measured = [measure_extent(picture) for picture in (before, after)]
     most = max(4.0, *(float(np.quantile(extent.length, 0.98)) for extent in measured))
     panels = [
-        Panel("Input", "As the network saw it.", to_bytes(before)),
-        Panel("Output", "As the network gave it.", to_bytes(after)),
+        Panel("Input", "As the network saw it.", to_depth(before, np.uint8)),
+        Panel("Output", "As the network gave it.", to_depth(after, np.uint8)),
         _extent("Estimated blur of the input", before, measured[0], most),
         _extent("Estimated blur of the output", after, measured[1], most),
     ]
@@ -38,7 +39,7 @@ def _extent(title: str, picture: np.ndarray, extent: BlurExtent, most: float) ->
     lengths, seen = (
         draw.enlarge(cells, rows * CELL, cols * CELL)[:height, :width] for cells in (extent.length, extent.is_seen)
     )
-    gray = to_bytes(picture).mean(2, keepdims=True)
+    gray = to_depth(picture, np.uint8).mean(2, keepdims=True)
     image = draw.sequential(lengths / most) * (gray / 255 * 0.3 + 0.7)
     image = np.rint(np.where(seen[..., None] > 0.5, image, gray * 0.4 + 60)).astype(np.uint8)
     every = max(2, round(max(rows, cols) / 16))
@@ -90,7 +91,7 @@ def whole_filters(before: np.ndarray, after: np.ndarray, filters: np.ndarray) ->
     added[taps // 2] -= 1
     most = max(float(np.quantile(np.abs(added), 0.99)), 1e-3)
     side = 2 * RADIUS + 1
-    image = draw.filters(to_bytes(before), added, -most, most, (rows, cols), signed=True)
+    image = draw.filters(to_depth(before, np.uint8), added, -most, most, (rows, cols), signed=True)
     caption = (
         f"How much each of the {side} x {side} input pixels around a place adds to the output pixel in the middle, in"
         " gray values, less the pixel itself. Orange adds, blue takes away; all white: nothing happens. The sizes sum"
@@ -105,11 +106,11 @@ def whole_filters(before: np.ndarray, after: np.ndarray, filters: np.ndarray) ->
     )
     panels = [
         Panel("Filters of pixels", caption, image, legend, is_wide=True),
-        Panel("Where they lie", f"The middle {width} x {height} px of the output.", to_bytes(after), is_wide=True),
+        Panel(
+            "Where they lie",
+            f"The middle {width} x {height} px of the output.",
+            to_depth(after, np.uint8),
+            is_wide=True,
+        ),
     ]
     return Section("The network as a filter of the picture", text, panels)
-
-
-def to_bytes(picture: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] as uint8, clipped."""
-    return np.rint(picture.clip(0, 1) * 255).astype(np.uint8)

@@ -12,6 +12,7 @@ from unsmear.explain.local import local_filters
 from unsmear.explain.report import Report, Section
 from unsmear.models.network import Network
 from unsmear.models.saphn import SAPHN
+from unsmear.samples import to_depth
 from unsmear.tiling import reflect_indices
 
 _WINDOW = (336, 480)  # height and width of what the network is differentiated on
@@ -67,7 +68,7 @@ def explain_picture(
     x = pad(picture, network, next(network.parameters()).device)
     inside: list[Section] = []
     if isinstance(network, SAPHN):
-        told, inside = look_inside(network, x, panels.to_bytes(picture), block)
+        told, inside = look_inside(network, x, to_depth(picture, np.uint8), block)
         output, levels = told.output, network.config.levels
         names = [f"Level {level}" for level in range(levels, 0, -1)]
         text = f"Level {levels} works on the smallest patches and comes first, level 1 on the whole picture and last."

@@ -18,6 +18,8 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageCms
 
+from unsmear.samples import white
+
 Convert = Callable[[np.ndarray], np.ndarray]
 """Takes and returns pixels."""
 
@@ -143,7 +145,7 @@ def srgb_values(values: np.ndarray, profile: Profile | None) -> np.ndarray:
         return np.clip(values, 0, 1) if values.dtype == np.float32 else values
     flat = values.reshape(-1, 3)
     seen = np.empty(flat.shape, np.float32)
-    full = np.float32(_full(values))
+    full = np.float32(white(values.dtype))
     for rows in _strips(flat):
         seen[rows] = np.clip(profile.srgb(_planes(flat[rows]) / full), 0, 1).T
     return seen.reshape(values.shape)
@@ -164,7 +166,7 @@ def take_over(values: np.ndarray, profile: Profile | None, restored: np.ndarray)
         return values + (restored - np.clip(values, 0, 1)) if values.dtype == np.float32 else restored
     flat, after = values.reshape(-1, 3), restored.reshape(-1, 3)
     result = np.empty_like(flat)
-    full = np.float32(_full(values))
+    full = np.float32(white(values.dtype))
     for rows in _strips(flat):
         own = _planes(flat[rows])
         before = profile.srgb(own / full)
@@ -248,11 +250,6 @@ def _xyz(x: float, y: float) -> np.ndarray:
 
 def _point(values: np.ndarray | tuple[float, ...]) -> bytes:
     return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(float(value) * 65536) for value in values))
-
-
-def _full(values: np.ndarray) -> int:
-    """The value of white."""
-    return np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
 
 
 def _strips(flat: np.ndarray) -> list[slice]:

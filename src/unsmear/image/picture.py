@@ -9,6 +9,7 @@ from PIL import ImageCms
 
 from unsmear.errors import ImageError
 from unsmear.image.color import Convert, Profile, cmyk_converter, parse_profile, srgb_values, take_over
+from unsmear.samples import to_depth
 
 _INK_ROUNDS = 3
 _INK_ERROR = 4  # of 255, from which on the inks that the profile would take are better
@@ -153,24 +154,6 @@ def from_samples(
     fits = space == b"RGB " or (colors == 1 and space == b"GRAY")
     rgb = np.repeat(samples[..., :1], 3, axis=2) if colors == 1 else np.ascontiguousarray(samples[..., :3])
     return Picture(rgb, is_gray=colors == 1, icc=icc if fits else b"", **fields)
-
-
-def to_depth(values: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """Values of another depth: uint8, uint16 and float32 with white at 255, 65535 and 1."""
-    dtype = np.dtype(dtype)
-    if values.dtype == dtype:
-        return values
-    if values.dtype == np.uint8 and dtype == np.uint16:
-        return values.astype(np.uint16) * 257
-    scaled = values.astype(np.float32) * np.float32(white(dtype) / white(values.dtype))
-    if dtype.kind == "f":
-        return scaled.astype(dtype)
-    return np.rint(np.clip(scaled, 0, white(dtype))).astype(dtype)
-
-
-def white(dtype: np.dtype | type) -> int:
-    """The value of white: 255, 65535, or 1."""
-    return np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
 
 
 def converters(icc: bytes) -> tuple[Convert, Convert]:

@@ -20,9 +20,10 @@ from PIL import Image, JpegImagePlugin
 from unsmear.errors import ImageError
 from unsmear.exif import clean_exif, describe, with_thumbnail, without_old_looks, without_orientation
 from unsmear.formats import FORMATS
-from unsmear.image.picture import Header, Picture, from_samples, white
+from unsmear.image.picture import Header, Picture, from_samples
 from unsmear.image.png import chunks_of
 from unsmear.image.tiff import PHOTOSHOP
+from unsmear.samples import white
 
 _GRAY_MODES = ("1", "L", "LA")
 _MODES = (*_GRAY_MODES, "P", "PA", "RGB", "RGBA", "CMYK")

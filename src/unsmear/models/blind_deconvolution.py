@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from unsmear.ops.dispatch import no_autocast
 from unsmear.ops.filter_flow import filter_flow
+from unsmear.samples import REC601
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
 WINDOW = 32  # pixels: side of the windows whose spectra are averaged
@@ -72,8 +73,8 @@ class BlindDeconvolution(nn.Module):
     def forward(self, x: Tensor) -> FirstLook:
         """Look at the blurred picture (B, 3, H, W), values in [0, 1]."""
         with no_autocast(x.device):
-            red, green, blue = x.float().split(1, 1)
-            luma = 0.299 * red + 0.587 * green + 0.114 * blue  # Rec. 601, over encoded values
+            red, green, blue = (share * color for share, color in zip(REC601, x.float().split(1, 1), strict=True))
+            luma = red + green + blue
         far, found_far = self._undo_long(self.far, FAR, _TRUSTED_FAR, luma)
         mid, found_mid = self._undo_long(self.mid, MID, _TRUSTED_MID, luma)
         # What is undone in part is no longer the motion that the next one knows.

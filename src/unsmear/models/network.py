@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from unsmear.tiling import OVERLAP
+
 
 class Network(nn.Module):
     """A deblurring network.
@@ -28,7 +30,7 @@ class Network(nn.Module):
     value_range: tuple[float, float] = (0.0, 1.0)
     channels: Literal["color", "single"] = "color"
     half_precision: bool = True
-    tile_overlap: int = 128
+    tile_overlap: int = OVERLAP
     checkpoint_activations: bool = False
 
     def __init__(self, config: Any, name: str) -> None:
