@@ -83,6 +83,8 @@ def test_unknown_names_and_overrides_are_refused():
         create_model("saphn", depth=3)
     with pytest.raises(UsageError, match="levels must be 1 to 4"):
         create_model("saphn", levels=5)
+    with pytest.raises(UsageError, match="a model must be a name or a weights file, not int"):
+        load_model(3)
     with pytest.raises(UsageError, match="unknown model 'nope'"):
         load_model("nope")
     with pytest.raises(UsageError, match="no such file"):

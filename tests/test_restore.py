@@ -1,7 +1,9 @@
 """What stands between people and a network, tried with small networks whose answers are known."""
 
+import copy
 import doctest
 import math
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -250,6 +252,17 @@ def test_one_deblurrer_serves_many_threads():
         together = list(pool.map(deblurrer.restore, images))
     for image, restored in zip(images, together, strict=True):
         np.testing.assert_array_equal(restored, deblurrer.restore(image))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_deblurrer_may_be_copied_and_pickled(dtype):
+    deblurrer = Deblurrer("saphn-s", device="cpu", dtype=dtype, memory_gib=2)
+    image = photo(64, 80, 3)
+    expected = deblurrer(image)
+    for twin in (pickle.loads(pickle.dumps(deblurrer)), copy.deepcopy(deblurrer)):
+        assert twin.dtype == deblurrer.dtype
+        assert twin.budget() == deblurrer.budget()
+        np.testing.assert_array_equal(twin(image), expected)
 
 
 # Memory

@@ -4,7 +4,9 @@ import logging
 import math
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +60,12 @@ class Runner:
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, *, halve_weights: bool) -> None:
         self._network, self._device, self._lock = network, device, Lock()
+        self._halve_weights = halve_weights
         weights = deepcopy(network).to(dtype) if halve_weights and dtype != torch.float32 else network
         self._now = dtype, self._pass(weights, dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for copies, and for other processes: locks cannot go there
+        return partial(Runner, halve_weights=self._halve_weights), (self._network, self._device, self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -21,7 +21,7 @@ AnyImage = TypeVar("AnyImage", np.ndarray, Tensor, Image.Image)
 
 
 class Deblurrer(ArrayDeblurrer):
-    """A network kept ready to deblur pictures. It may be used from several threads at once.
+    """A network kept ready to deblur pictures. It may be used from several threads at once, and be pickled.
 
     >>> import numpy as np
     >>> from unsmear import Deblurrer

@@ -1,6 +1,7 @@
 """The networks by name, and their weights."""
 
 from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,11 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
         device: Where to put it.
 
     Raises:
-        UsageError: If the name is unknown and no such file exists.
+        UsageError: If the name is unknown and no such file exists, or it is no name.
         ModelError: If there are no weights for the name, or the file is damaged or not one of ours.
     """
+    if not isinstance(name_or_path, str | PathLike):
+        raise UsageError(f"a model must be a name or a weights file, not {type(name_or_path).__name__}")
     path = Path(name_or_path)
     if str(name_or_path) in MODELS:
         shipped = shipped_weights(str(name_or_path))
