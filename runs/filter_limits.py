@@ -19,7 +19,7 @@ from train_blind_deconvolution import PARTS, Part, best_gain, decibels, imagine,
 
 from unsmear.models.blind_deconvolution import filter_basis
 
-COUNTS = 24, 48  # filters
+COUNTS = 24, 48, 96  # filters
 SAMPLES, MOTIONS = 2000, 2400
 
 
