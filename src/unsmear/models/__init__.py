@@ -40,7 +40,7 @@ MODELS: dict[str, tuple[type[Network], Any]] = {
             unshuffle=2,
             skips=True,
             filter_basis=24,
-            blind_filters=48,
+            blind_filters=96,
         ),
     ),
     "dmphn": (DMPHN, DMPHNConfig()),
