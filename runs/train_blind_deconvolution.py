@@ -57,7 +57,7 @@ HELD = 20  # one file of so many is held back, and one photo
 SOFT_SHARE = 0.5
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 BATCH, MOTIONS = 384, 12000  # samples of a step; motions that those imagined are of
-WEIGHT_DECAY, NOISE = 0.05, 0.04  # of the training; noise on the spectra
+WEIGHT_DECAY, NOISE = 0.2, 0.08  # of the training; noise on the spectra
 
 
 @dataclasses.dataclass(frozen=True)
