@@ -124,7 +124,7 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
     """Train and score one variant, unless its result is there already."""
     result = folder / "result.json"
     if not result.exists():
-        shares = config.soft_share, config.sharp_share, config.grain_share
+        shares = config.soft_share, config.sharp_share, config.grain_share, config.pattern_share
         photos = SharpPhotos(store, config.mixture, config.curriculum, *shares)
         config = dataclasses.replace(config, log_every=min(config.log_every, config.steps))
         resume = any((folder / "checkpoints").glob("step-*"))

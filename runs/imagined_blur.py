@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unsmear.data.blur import BlurConfig, draw_extent
 from unsmear.data.trajectory import INSTANTS, draw_motion
-from unsmear.models.blind_deconvolution import NOISE, WINDOW, ordinary_power
+from unsmear.models.spectra import NOISE, WINDOW, ordinary_power
 
 POINTS = 6  # of a picture, whose motions are alike but not the same
 ALIKE = 0.3  # share of pictures in which they are the same

@@ -39,10 +39,12 @@ from torch.nn import functional
 from unsmear.data.batches import VideoFrames, random_crop, random_softness
 from unsmear.data.blur import CLEAN, MEDIUM, MILD, PRESETS, BlurConfig, synthesize
 from unsmear.data.camera import compress_jpeg
+from unsmear.data.patterns import random_pattern
 from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import AROUND_BINS, FAR, MID, PLACE, WINDOW, SpectralDeconvolution, log_spectra
+from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
 from unsmear.models.saphn import SAPHN
+from unsmear.models.spectra import BINS, PLACE, WINDOW, log_spectra, whole_plane
 from unsmear.samples import REC601
 from unsmear.train.growth import grow
 from unsmear.train.muon import Muon
@@ -70,6 +72,7 @@ class Part:
         blur: Kinds of blur, and the share of each.
         frames_size: Fraction of their size at which averaged frames are seen.
         frames_share: Share of pictures that are averages of up to 13 frames.
+        patterns_share: Share of photos that are made regular patterns.
         rounded: Whether what is seen has 8 bits.
         floor: Mean squared error that counts as none.
         imagined: Share of samples that are not drawn.
@@ -80,6 +83,7 @@ class Part:
     blur: tuple[tuple[BlurConfig, float], ...]
     frames_size: int
     frames_share: float
+    patterns_share: float
     rounded: bool
     floor: float
     imagined: float
@@ -102,7 +106,7 @@ def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float]
 
 
 PARTS = {
-    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6, 1 / 3),
+    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, 0.05, True, 1e-6, 1 / 3),
     # Small errors at these sizes are none at full size, so they count as none.
     "mid": Part(
         384,
@@ -110,11 +114,14 @@ PARTS = {
         (*smaller_blur(MID, mild=2, medium=5, strong=2, gopro=1), (CLEAN, 2)),
         MID,
         0.1,
+        0.05,
         False,
         1e-5,
         0.5,
     ),
-    "far": Part(288, (2, 3, 4), smaller_blur(FAR, mild=3, medium=3, strong=4, gopro=4), FAR, 0.15, False, 3e-5, 0.5),
+    "far": Part(
+        288, (2, 3, 4), smaller_blur(FAR, mild=3, medium=3, strong=4, gopro=4), FAR, 0.15, 0.05, False, 3e-5, 0.5
+    ),
 }
 
 
@@ -130,6 +137,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="go on with the part that --init has")
     parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
     parser.add_argument("--frames-share", type=float, help="share of these that are averaged frames")
+    parser.add_argument("--patterns-share", type=float, help="share of the photos that are made regular patterns")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
     parser.add_argument("--rate", type=float, default=3e-3, help="of Muon; AdamW has half of it")
     parser.add_argument("--harm", type=float, default=2.0, help="what a picture loses counts so many times more")
@@ -150,8 +158,8 @@ def main() -> None:
         parser.error(f"--init: {error}")
     args.pool.mkdir(parents=True, exist_ok=True)
     part, filters = PARTS[args.part], module.filters
-    if args.frames_share is not None:
-        part = dataclasses.replace(part, frames_share=args.frames_share)
+    told = {"frames_share": args.frames_share, "patterns_share": args.patterns_share}
+    part = dataclasses.replace(part, **{name: share for name, share in told.items() if share is not None})
     photos = [list(reduced(args.photos, size)) for size in part.sizes]
     draw(part, filters, photos, args)
     if args.steps:
@@ -209,6 +217,7 @@ def squares(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) ->
     share = (2 + int(torch.randint(3, (), generator=rng))) / 4
     side = min(int(share * part.side), *(min(p.shape[:2]) - 2 * MARGIN for p in chosen)) // PLACE * PLACE
     crops = [random_crop(picture, side + 2 * MARGIN, rng)[None].float() / 255 for picture in chosen]
+    crops = [random_pattern(crop, part.patterns_share, rng) for crop in crops]
     return torch.cat([luma(random_softness(crop, SOFT_SHARE, rng)) for crop in crops])
 
 
@@ -236,8 +245,7 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
 
 def _places(picture: Tensor, rng: torch.Generator) -> tuple[Tensor, list[list[int]]]:
     """Spectra at some places of a picture (1, 1, side, side), (N, 6 * 544), and the middles of these."""
-    around, whole = log_spectra(picture)
-    spectra = torch.cat([around, whole.expand(-1, -1, *around.shape[2:])], 1)[0].half()
+    spectra = log_spectra(picture)[0].half()
     reach = MIDDLE // 2
     # The middle of a place lies as far beyond its corner as it is from the next one: half a window.
     along = torch.arange(spectra.shape[-1]) * PLACE + PLACE
@@ -304,9 +312,10 @@ def train(
         frequencies, mixing = turns[int(torch.randint(len(turns), ()))]
         spectra = spectra.unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
         correlations = mixing @ square(among) @ mixing.T, missing @ mixing.T, error
-        around, whole = (spectra + NOISE * torch.randn(spectra.shape)).tensor_split([AROUND_BINS], 1)
-        whole = torch.where(torch.rand(len(whole), 1) < SMALL, around[:, : whole.shape[1]], whole)
-        gained = gain(mixtures(torch.cat([around, whole], 1)), part.floor, *correlations)
+        spectra += NOISE * torch.randn(spectra.shape)
+        around, whole = spectra[:, : 2 * BINS], spectra[:, -2 * BINS :]
+        whole[:] = torch.where(torch.rand(len(whole), 1) < SMALL, around, whole)
+        gained = gain(mixtures(spectra), part.floor, *correlations)
         loss = -(gained + args.harm * gained.clamp(max=0)).mean()
         module.zero_grad()
         loss.backward()
@@ -336,9 +345,7 @@ def symmetries(filters: Tensor) -> list[tuple[Tensor, Tensor]]:
     Raises:
         ValueError: If a filter that is flipped or transposed is no mixture of the filters.
     """
-    half = torch.arange(WINDOW * (WINDOW // 2 + 1)).view(WINDOW, -1)
-    negative = -torch.arange(WINDOW) % WINDOW
-    spectrum = torch.cat([half, half[negative].flip(1)[:, 1:-1]], 1)  # of a real picture: the same at -f as at f
+    spectrum, negative = whole_plane(), -torch.arange(WINDOW) % WINDOW
     turns = []
     for down, right, transposed in itertools.product((False, True), repeat=3):
         frequencies = spectrum[negative] if down else spectrum

@@ -1,11 +1,12 @@
 """Score weights on pictures they were never trained on: the figures of the README and the model card.
 
-    python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--soften SIGMA] [--model NAME|FILE ...] [--json FILE]
+    python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--patterns] [--soften SIGMA] [--model NAME|FILE ...]
 
 Every picture of the folder, or every photograph that comes with scikit-image, is blurred by its number as the seed at
 three strengths and stored in 8 bits; pairs of real motion are files of one name in the folders `blur` and `sharp`; and
-the sharp pictures themselves should come back as they are. With --soften they are softened first. The protocol of the
-PSNR is that of `unsmear.train.validation`.
+the sharp pictures themselves should come back as they are. With --patterns regular patterns are made of them first,
+bricks and the like, and with --soften they are softened. The protocol of the PSNR is that of
+`unsmear.train.validation`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from skimage.color import gray2rgb
 
 from unsmear import Deblurrer
 from unsmear.data.camera import soften
+from unsmear.data.patterns import random_pattern
 from unsmear.data.store import list_pictures, read_picture
 from unsmear.train.validation import Validation, summarize
 
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("sharp", help='a folder of pictures, or "scikit-image"')
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--model", nargs="+", default=["saphn-s"])
+    parser.add_argument("--patterns", action="store_true", help="make regular patterns of the pictures")
     parser.add_argument("--soften", type=float, default=0.0, help="standard deviation of a Gaussian, pixels")
     parser.add_argument("--limit", type=int, help="only the first N sharp pictures")
     parser.add_argument("--json", type=Path)
@@ -42,8 +45,8 @@ def main() -> None:
     files = sorted(args.pairs.rglob("blur/*.png")) if args.pairs else []
     pairs = [(read_picture(p), read_picture(p.parent.parent / "sharp" / p.name)) for p in files]
     sharp = sample_photos() if args.sharp == "scikit-image" else map(read_picture, list_pictures(args.sharp))
-    chosen = islice(sharp, args.limit)
-    validation = Validation([softened(p, args.soften) for p in chosen] if args.soften else list(chosen), pairs)
+    chosen = [prepared(p, number, args) for number, p in enumerate(islice(sharp, args.limit))]
+    validation = Validation(chosen, pairs)
     results = {}
     for model in args.model:
         scores = validation.score(Deblurrer(model))
@@ -58,9 +61,14 @@ def main() -> None:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def softened(picture: np.ndarray, sigma: float) -> np.ndarray:
-    values = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
-    return soften(values, sigma)[0].round().byte().permute(1, 2, 0).numpy()
+def prepared(picture: np.ndarray, number: int, args: argparse.Namespace) -> np.ndarray:
+    """A sharp picture, made a pattern and softened as it is asked for."""
+    values = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+    if args.patterns:
+        values = random_pattern(values, 1.0, torch.Generator().manual_seed(number))
+    if args.soften:
+        values = soften(values, args.soften)
+    return (255 * values[0]).round().byte().permute(1, 2, 0).numpy()
 
 
 def sample_photos() -> Iterator[np.ndarray]:

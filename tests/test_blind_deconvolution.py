@@ -5,16 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scenes import scene, smeared
 from scipy import ndimage
 
 from unsmear import Deblurrer, create_model
 from unsmear.errors import UsageError
 from unsmear.models.blind_deconvolution import (
-    WINDOW,
     BlindDeconvolution,
-    SpectralDeconvolution,
     filter_basis,
-    log_spectra,
     maximum_around,
     mix_filters,
 )
@@ -23,18 +21,6 @@ from unsmear.models.blind_deconvolution import (
 @pytest.fixture(scope="module")
 def module():
     return BlindDeconvolution(48, 24, [8], scale=8, fold=2).eval()
-
-
-def scene(size=96):
-    """Edges and texture, (1, 3, size, size)."""
-    rng = np.random.default_rng(0)
-    smooth = ndimage.gaussian_filter(rng.standard_normal((size, size)), 3)
-    picture = 0.5 + 0.3 * np.sign(smooth) + 0.05 * rng.standard_normal((size, size))
-    return torch.from_numpy(np.clip(picture, 0, 1)).float().expand(1, 3, size, size)
-
-
-def smeared(x, length, axis):
-    return torch.from_numpy(ndimage.uniform_filter1d(x.numpy(), length, axis=axis, mode="nearest"))
 
 
 def test_filters_keep_the_mean_brightness():
@@ -96,67 +82,6 @@ def test_responses_are_correlations_of_luma(fold):
     for k in (0, 7, 23):
         expected = ndimage.correlate(luma, module.near.filters[k].numpy(), mode="nearest")
         np.testing.assert_allclose(found[k], expected, atol=1e-5)
-
-
-def by_frequency(spectra):
-    """What log_spectra gives as (6, 32, 17, h, w): of 192 and 96 pixels around places, and of the whole picture."""
-    around, whole = spectra
-    all_of_them = torch.cat([around[0], whole[0].expand(-1, *around.shape[2:])])
-    return all_of_them.unflatten(0, (6, WINDOW, WINDOW // 2 + 1))
-
-
-def test_spectra_are_read_as_one():
-    module = SpectralDeconvolution(24)
-    around, whole = torch.randn(2, 2176, 3, 4), torch.randn(2, 1088, 1, 1)
-    expected = module.read(torch.cat([around, whole.expand(-1, -1, 3, 4)], 1))
-    torch.testing.assert_close(module.read_spectra(around, whole), expected)
-
-
-def test_spectra_are_those_of_welch():
-    rows, columns = 3, 14
-    x = np.random.default_rng(1).random((16 * (rows + 1), 16 * (columns + 1))).astype(np.float32)
-    fade = np.outer(*[np.hanning(33)[:32]] * 2)
-    power = {}
-    for i, j in np.ndindex(rows, columns):
-        window = x[16 * i : 16 * i + 32, 16 * j : 16 * j + 32]
-        power[i, j] = np.abs(np.fft.rfft2((window - window.mean()) * fade)) ** 2 / (fade**2).sum()
-    row, column = np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)
-    ordinary = np.log(2e-5 / (row**2 + column**2 + 1e-3) + 1e-6)
-
-    def means(places):  # of the power, and of its logarithm
-        logarithms = np.log(np.mean(places, 0) + 1e-6), np.mean(np.log(np.array(places) + 1e-6), 0)
-        return [(logarithm - ordinary) / 2 for logarithm in logarithms]
-
-    found = by_frequency(log_spectra(torch.from_numpy(x)[None, None])).numpy()
-    assert found.shape == (6, 32, 17, rows, columns)
-    for i, j in power:  # eleven and five windows along each side, fewer at the border
-        of_192, of_96 = (
-            means([p for (y, x), p in power.items() if max(abs(y - i), abs(x - j)) <= reach]) for reach in (5, 2)
-        )
-        expected = [*of_192, *of_96, *means(list(power.values()))]
-        np.testing.assert_allclose(found[..., i, j], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(("across", "along"), [(5, 0), (0, 5), (4, 3)])
-def test_a_grating_stands_out_at_its_frequency(across, along):
-    row, column = np.mgrid[:96, :96]
-    wave = np.sin(2 * np.pi * (column * across + row * along) / 32)
-    spectra = log_spectra(torch.from_numpy(0.5 + 0.4 * wave).float()[None, None])
-    for one in by_frequency(spectra)[..., 2, 2]:
-        assert divmod(int(one.argmax()), 17) == (along, across)
-
-
-def test_the_spectrum_tells_the_motion():
-    sharp = scene()[:, :1]
-    zero = 8  # of 4 pixels' motion, in 32nds of a cycle
-    of_rows, of_columns = (by_frequency(log_spectra(smeared(sharp, 4, axis))).mean((3, 4)) for axis in (3, 2))
-    for rows, columns in zip(of_rows, of_columns, strict=True):
-        assert rows[1:16, zero].mean() < columns[1:16, zero].mean() - 1
-        assert columns[zero, 1:].mean() < rows[zero, 1:].mean() - 1
-
-
-def test_a_flat_picture_has_a_spectrum():
-    assert all(spectra.isfinite().all() for spectra in log_spectra(torch.full((1, 1, 48, 48), 0.3)))
 
 
 def test_the_first_estimate_is_what_the_first_mixture_gives():

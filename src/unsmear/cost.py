@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsmear.models.blind_deconvolution import FAR, MID, PLACE, WINDOW, BlindDeconvolution, SpectralDeconvolution
+from unsmear.models.blind_deconvolution import FAR, MID, BlindDeconvolution
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
+from unsmear.models.spectra import PLACE, WINDOW
 
 
 def count_macs(network: Network, height: int, width: int) -> int:
@@ -64,9 +65,6 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         filters = module.near.filters
         each = _transform_macs(WINDOW) + _flow_macs(filters)
         return (pixels + sum(smaller)) * each + pixels * module.shared * (filters[0].numel() + len(module.tell))
-    if isinstance(module, SpectralDeconvolution):  # its first layer: two thirds for every place, one for the picture
-        seen, first = output[1], next(module.read.parameters())
-        return (2 * seen[:, 0].numel() + len(seen)) * first.numel() // 3
     return 0
 
 

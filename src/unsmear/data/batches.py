@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
 from unsmear.data.camera import soften
+from unsmear.data.patterns import random_pattern
 from unsmear.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -39,6 +40,7 @@ class SharpPhotos:
         soft_share: Share of the crops that are softened before they are blurred, see `random_softness`.
         sharp_share: Share of the batches that are not blurred.
         grain_share: Share of the crops with strong noise, see `random_grain`.
+        pattern_share: Share of the crops that are made regular patterns, see `random_pattern`.
     """
 
     pictures: Sequence[np.ndarray]
@@ -47,6 +49,7 @@ class SharpPhotos:
     soft_share: float = 0.0
     sharp_share: float = 0.0
     grain_share: float = 0.0
+    pattern_share: float = 0.0
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw crops with something in them, and blur them with one of the presets, or not at all."""
@@ -67,6 +70,7 @@ class SharpPhotos:
 
     def _sharp(self, count: int, size: int, rng: torch.Generator) -> Tensor:
         crops = [self._textured(size, rng)[None].float() / 255 for _ in range(count)]
+        crops = [random_pattern(crop, self.pattern_share, rng) for crop in crops]
         return torch.cat([random_softness(crop, self.soft_share, rng) for crop in crops])
 
     def _textured(self, size: int, rng: torch.Generator) -> Tensor:

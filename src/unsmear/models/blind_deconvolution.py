@@ -9,24 +9,19 @@ has neither.
 """
 
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unsmear.models.spectra import PLACE, SpectrumReader, log_spectra, mean_around
 from unsmear.ops.dispatch import no_autocast
 from unsmear.ops.filter_flow import filter_flow
 from unsmear.samples import REC601
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
-WINDOW = 32  # pixels: side of the windows whose spectra are averaged
-PLACE = WINDOW // 2  # pixels from one to the next, and between the places that have a spectrum
-_AROUND = 11, 5  # windows along each side around a place: 192 and 96 pixels
-_BINS = WINDOW * (WINDOW // 2 + 1)
-AROUND_BINS = 2 * len(_AROUND) * _BINS  # spectra of a place; those of the whole picture follow
-NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
 _TRUSTED_FAR = 0.55, 0.75  # root mean square of the change to that of detail, from nothing to all of it
 _TRUSTED_MID = 0.4, 0.55
@@ -129,14 +124,7 @@ class SpectralDeconvolution(nn.Module):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.register_buffer("filters", filter_basis(count))
-        self.read = nn.Sequential(
-            nn.Conv2d(AROUND_BINS + 2 * _BINS, _HIDDEN, 1),
-            nn.GELU(),
-            nn.Conv2d(_HIDDEN, _HIDDEN, 1),
-            nn.GELU(),
-            nn.Conv2d(_HIDDEN, _HIDDEN, 1),
-            nn.GELU(),
-        )
+        self.read = SpectrumReader(_HIDDEN)
         self.mix = nn.Conv2d(_HIDDEN, count, 1)
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
@@ -144,25 +132,17 @@ class SpectralDeconvolution(nn.Module):
     def forward(self, luma: Tensor) -> tuple[Tensor, Tensor]:
         """Find what to add to (B, 1, H, W), float32: as much, and what was read from the spectra.
 
-        That is (B, channels, h, w), one place every 16 pixels; in between mixtures are blended linearly.
+        That is (B, channels, h, w), for places 32 pixels apart. Between those mixtures are blended linearly.
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
-            around, whole = log_spectra(luma)
-        seen = self.read_spectra(around.to(self.mix.weight.dtype), whole.to(self.mix.weight.dtype))
+            spectra = log_spectra(luma, step=2)
+        seen = self.read(spectra.to(self.mix.weight.dtype))
         weights = self.mix(seen)
         with no_autocast(luma.device):
-            mixed = filter_flow(luma[:, 0], weights.float(), self.filters.float(), PLACE)
+            between = [2 * side - 1 for side in weights.shape[2:]]
+            weights = functional.interpolate(weights.float(), between, mode="bilinear", align_corners=True)
+            mixed = filter_flow(luma[:, 0], weights, self.filters.float(), PLACE)
         return mixed[:, None], seen
-
-    def read_spectra(self, around: Tensor, whole: Tensor) -> Tensor:
-        """Apply `read` to what `log_spectra` gives."""
-        first, *others = self.read
-        of_around, of_whole = cast(nn.Conv2d, first).weight.split([around.shape[1], whole.shape[1]], 1)
-        # Less work than to repeat the whole picture's spectrum at every place.
-        seen = functional.conv2d(whole, of_whole, cast(nn.Conv2d, first).bias) + functional.conv2d(around, of_around)
-        for layer in others:
-            seen = layer(seen)
-        return seen
 
     @property
     def learns(self) -> bool:
@@ -211,58 +191,7 @@ def _away_from_lamps(change: Tensor, luma: Tensor) -> Tensor:
     beyond = maximum_around(luma + change - 1, 17)  # the side of the filters
     all_of_it, none = _TOO_BRIGHT
     doubt = ((beyond - all_of_it) / (none - all_of_it)).clamp(0, 1)
-    return 1 - _mean_around(doubt, 9)
-
-
-def log_spectra(luma: Tensor) -> tuple[Tensor, Tensor]:
-    """Power spectra around every place, and of the whole picture, as logarithms.
-
-    Welch's method: the mean over windows of what the Fourier transform makes of each (less its mean, and faded out by
-    a Hann window). Zeros of a blur's spectrum outlast the averaging, while most of what is in the picture does not.
-    The mean is taken twice, of the power and of its logarithm: the first is that of the strongest edges, the second
-    that of what is everywhere.
-
-    Args:
-        luma: (B, 1, H, W), values in [0, 1].
-
-    Returns:
-        (B, 4 * 544, h, w), one place every 16 pixels, both means over 192 and then over 96 pixels; and both over the
-        whole picture, (B, 2 * 544, 1, 1). All are about zero for ordinary pictures. Each has the 32 x 17 frequencies of
-        a real picture, row after row.
-    """
-    missing = [max(0, WINDOW - side) for side in luma.shape[2:]]
-    luma = functional.pad(luma, (0, missing[1], 0, missing[0]), mode="replicate")
-    windows = luma[:, 0].unfold(1, WINDOW, PLACE).unfold(2, WINDOW, PLACE)  # (B, h, w, 32, 32)
-    fade = torch.hann_window(WINDOW, device=luma.device)
-    fade = fade[:, None] * fade
-    transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
-    power = (transform.real.square() + transform.imag.square()).flatten(3) / fade.square().sum()
-    power = power.permute(0, 3, 1, 2)
-    row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
-    ordinary = (ordinary_power(row, column) + NOISE).log().flatten()[:, None, None]
-
-    def logarithm(power: Tensor) -> Tensor:
-        return ((power + NOISE).log() - ordinary) / 2
-
-    every = logarithm(power)
-    around = []
-    for windows_along in _AROUND:
-        around += [logarithm(_mean_around(power, windows_along)), _mean_around(every, windows_along)]
-    whole = [logarithm(power.mean((2, 3), keepdim=True)), every.mean((2, 3), keepdim=True)]
-    return torch.cat(around, 1), torch.cat(whole, 1)
-
-
-def ordinary_power(row: Tensor, column: Tensor) -> Tensor:
-    """Power of ordinary pictures at frequencies, in cycles a pixel: it falls with their square."""
-    return 2e-5 / (row[:, None] ** 2 + column**2 + 1e-3)
-
-
-def _mean_around(x: Tensor, side: int) -> Tensor:
-    """The mean of (B, C, h, w) over a square around every place, as much of it as there is."""
-    for box in ((side, 1), (1, side)):  # one direction after the other takes a fifth of the additions
-        margins = box[0] // 2, box[1] // 2
-        x = functional.avg_pool2d(x, box, stride=1, padding=margins, count_include_pad=False)
-    return x
+    return 1 - mean_around(doubt, 9)
 
 
 def maximum_around(x: Tensor, side: int) -> Tensor:

@@ -137,7 +137,7 @@ def run_training(
     if photos:
         rest = max(0.0, 1 - sum(share for _, share in sources)) or 1.0
         store = PictureStore(photos, notice=notice)
-        shares = config.soft_share, config.sharp_share, config.grain_share
+        shares = config.soft_share, config.sharp_share, config.grain_share, config.pattern_share
         sources.append((SharpPhotos(store, config.mixture, config.curriculum, *shares), rest))
     sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED])] if held_out else []
     _write_config(config, data, out)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from unsmear.errors import UsageError
@@ -57,6 +57,8 @@ class TrainConfig:
         sharp_share: Share of the batches of photos that are not blurred at all: what is sharp must stay as it is.
         grain_share: Share of the crops of photos that get strong noise, blurred and sharp alike: noise is neither to be
             taken away nor to be made stronger.
+        pattern_share: Share of the crops of photos that are made regular patterns, bricks and the like, before they are
+            blurred: what repeats must not be taken for the trace of a motion.
         frame_share: Share of batches from averaged video frames, where such data is given.
         pair_share: Share of batches from real pairs, where such data is given.
         seed: Seed of everything random.
@@ -102,6 +104,7 @@ class TrainConfig:
     soft_share: float = 0.5
     sharp_share: float = 0.0
     grain_share: float = 0.0
+    pattern_share: float = 0.0
     frame_share: float = 0.25
     pair_share: float = 1.0
     seed: int = 0
@@ -118,7 +121,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "crop", "log_every", "validate_every", "halve_every", "critic_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("soft_share", "sharp_share", "grain_share", "frame_share", "pair_share", "ema", "cooldown"):
+        shares = [field.name for field in fields(self) if field.name.endswith("_share")]
+        for name in (*shares, "ema", "cooldown"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
