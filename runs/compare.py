@@ -26,9 +26,8 @@ tune_process()  # before PyTorch is loaded
 
 from unsmear import Deblurrer, create_model
 from unsmear.cost import count_macs
-from unsmear.data.batches import SharpPhotos
 from unsmear.data.store import PictureStore, list_pictures, read_picture
-from unsmear.train.command import open_log
+from unsmear.train.command import open_log, sharp_photos
 from unsmear.train.config import TrainConfig, default
 from unsmear.train.loop import train
 from unsmear.train.validation import Validation, summarize
@@ -124,8 +123,7 @@ def run(config: TrainConfig, store: PictureStore, validation: Validation, folder
     """Train and score one variant, unless its result is there already."""
     result = folder / "result.json"
     if not result.exists():
-        shares = config.soft_share, config.sharp_share, config.grain_share, config.pattern_share
-        photos = SharpPhotos(store, config.mixture, config.curriculum, *shares)
+        photos = sharp_photos(store, config)
         config = dataclasses.replace(config, log_every=min(config.log_every, config.steps))
         resume = any((folder / "checkpoints").glob("step-*"))
         folder.mkdir(parents=True, exist_ok=True)

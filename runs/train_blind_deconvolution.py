@@ -72,10 +72,10 @@ class Part:
         blur: Kinds of blur, and the share of each.
         frames_size: Fraction of their size at which averaged frames are seen.
         frames_share: Share of pictures that are averages of up to 13 frames.
-        patterns_share: Share of photos that are made regular patterns.
         rounded: Whether what is seen has 8 bits.
         floor: Mean squared error that counts as none.
         imagined: Share of samples that are not drawn.
+        patterns_share: Share of photos that are made regular patterns.
     """
 
     side: int
@@ -83,10 +83,10 @@ class Part:
     blur: tuple[tuple[BlurConfig, float], ...]
     frames_size: int
     frames_share: float
-    patterns_share: float
     rounded: bool
     floor: float
     imagined: float
+    patterns_share: float = 0.05
 
 
 def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float], ...]:
@@ -106,7 +106,7 @@ def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float]
 
 
 PARTS = {
-    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, 0.05, True, 1e-6, 1 / 3),
+    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6, 1 / 3),
     # Small errors at these sizes are none at full size, so they count as none.
     "mid": Part(
         384,
@@ -114,14 +114,11 @@ PARTS = {
         (*smaller_blur(MID, mild=2, medium=5, strong=2, gopro=1), (CLEAN, 2)),
         MID,
         0.1,
-        0.05,
         False,
         1e-5,
         0.5,
     ),
-    "far": Part(
-        288, (2, 3, 4), smaller_blur(FAR, mild=3, medium=3, strong=4, gopro=4), FAR, 0.15, 0.05, False, 3e-5, 0.5
-    ),
+    "far": Part(288, (2, 3, 4), smaller_blur(FAR, mild=3, medium=3, strong=4, gopro=4), FAR, 0.15, False, 3e-5, 0.5),
 }
 
 

@@ -137,8 +137,7 @@ def run_training(
     if photos:
         rest = max(0.0, 1 - sum(share for _, share in sources)) or 1.0
         store = PictureStore(photos, notice=notice)
-        shares = config.soft_share, config.sharp_share, config.grain_share, config.pattern_share
-        sources.append((SharpPhotos(store, config.mixture, config.curriculum, *shares), rest))
+        sources.append((sharp_photos(store, config), rest))
     sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED])] if held_out else []
     _write_config(config, data, out)
     with open_log(out, make_writer) as write:
@@ -169,6 +168,12 @@ def _kind(given: str) -> tuple[str, Path]:
     if not path.is_dir():
         raise UsageError(f"{given}: no such folder or video; give PATH, or {', '.join(f'{k}:PATH' for k in KINDS)}")
     return ("pairs" if is_paired(path) else "photos"), path
+
+
+def sharp_photos(pictures: Sequence[np.ndarray], config: TrainConfig) -> SharpPhotos:
+    """Photos that are blurred as a configuration says: (H, W, 3) uint8 each."""
+    shares = config.soft_share, config.sharp_share, config.grain_share, config.pattern_share
+    return SharpPhotos(pictures, config.mixture, config.curriculum, *shares)
 
 
 def _frames(path: Path, notice: Callable[[str], None]) -> VideoFrames:
