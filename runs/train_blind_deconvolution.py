@@ -7,10 +7,9 @@ quarter). The error of a sum of filters is a quadratic form of their weights: wi
 make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
 every blurred picture is made once, the spectra and correlations of 16 of its places are kept in --pool, and a step over
 384 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
-softened first; and flipped or transposed, which every step does, they are photographs still. A run draws --draw
-pictures beside those that lie in --pool; runs with other seeds may draw at the same time, with --steps 0. Every 20th
-file is held back and has photos of its own, and what is gained there is printed. A third or half of what is learned
-from was never drawn (`imagined_blur.py`).
+softened first. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same
+time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed. A
+third or half of what is learned from was never drawn (`imagined_blur.py`).
 
 The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
 network, fresh weights by default. Behind another near part the levels of the network know nothing of the blur: train
@@ -19,7 +18,6 @@ them again.
 
 import argparse
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -44,7 +42,7 @@ from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
 from unsmear.models.saphn import SAPHN
-from unsmear.models.spectra import BINS, PLACE, WINDOW, log_spectra, whole_plane
+from unsmear.models.spectra import BINS, PLACE, log_spectra
 from unsmear.samples import REC601
 from unsmear.train.growth import grow
 from unsmear.train.muon import Muon
@@ -149,10 +147,6 @@ def main() -> None:
     if not args.keep:
         module = SpectralDeconvolution(len(module.filters))
         setattr(network.blind, args.part, module)
-    try:
-        turns = symmetries(module.filters)
-    except ValueError as error:
-        parser.error(f"--init: {error}")
     args.pool.mkdir(parents=True, exist_ok=True)
     part, filters = PARTS[args.part], module.filters
     told = {"frames_share": args.frames_share, "patterns_share": args.patterns_share}
@@ -160,7 +154,7 @@ def main() -> None:
     photos = [list(reduced(args.photos, size)) for size in part.sizes]
     draw(part, filters, photos, args)
     if args.steps:
-        train(module, turns, part, imagine(part, filters, photos, MOTIONS, args.seed), args)
+        train(module, part, imagine(part, filters, photos, MOTIONS, args.seed), args)
         save_model(network, args.out)
         print(f"wrote {args.out}")
 
@@ -277,18 +271,8 @@ def imagine(part: Part, filters: Tensor, photos: list[list[np.ndarray]], motions
     return Imagined(torch.cat(sharp), draw_motions(motions, part.blur, part.side, rng), filters, noise, part.rounded)
 
 
-def train(
-    module: SpectralDeconvolution,
-    turns: list[tuple[Tensor, Tensor]],
-    part: Part,
-    imagined: Imagined,
-    args: argparse.Namespace,
-) -> None:
+def train(module: SpectralDeconvolution, part: Part, imagined: Imagined, args: argparse.Namespace) -> None:
     """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
-
-    def mixtures(spectra: Tensor) -> Tensor:
-        return module.mix(module.read(spectra[:, :, None, None]))[:, :, 0, 0]
-
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
     among, missing, error = square(held[1]), *held[2:]
@@ -306,13 +290,10 @@ def train(
         picked = torch.randint(len(pool[0]), (BATCH - unseen,))
         drawn = [column[picked].float() for column in pool]
         spectra, among, missing, error = map(torch.cat, zip(drawn, imagined.draw(unseen), strict=True))
-        frequencies, mixing = turns[int(torch.randint(len(turns), ()))]
-        spectra = spectra.unflatten(1, (-1, len(frequencies)))[:, :, frequencies].flatten(1)
-        correlations = mixing @ square(among) @ mixing.T, missing @ mixing.T, error
         spectra += NOISE * torch.randn(spectra.shape)
         around, whole = spectra[:, : 2 * BINS], spectra[:, -2 * BINS :]
         whole[:] = torch.where(torch.rand(len(whole), 1) < SMALL, around, whole)
-        gained = gain(mixtures(spectra), part.floor, *correlations)
+        gained = gain(module.weigh(spectra)[1], part.floor, square(among), missing, error)
         loss = -(gained + args.harm * gained.clamp(max=0)).mean()
         module.zero_grad()
         loss.backward()
@@ -321,41 +302,13 @@ def train(
         adamw.step()
         if step % 1000 == 999:
             with torch.no_grad():
-                there = gain(mixtures(held[0].float()), part.floor, square(held[1]), *held[2:])
+                weights = torch.cat([module.weigh(some.float())[1] for some in held[0].split(1024)])
+                there = gain(weights, part.floor, square(held[1]), *held[2:])
             print(
                 f"step {step + 1}: training {gained.mean():+.3f} dB, held back {there.mean():+.3f} dB, of it harm"
                 f" {there.clamp(max=0).mean():+.3f} dB",
                 flush=True,
             )
-
-
-def symmetries(filters: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What the 8 flips and transpositions of a picture do to its spectra, and to what filters make of it.
-
-    Args:
-        filters: (count, side, side).
-
-    Returns:
-        For each, the indices (544,) of the frequencies that come to stand at every one; and the matrix (count, count)
-        that makes the responses of the turned picture, turned back, of those of the picture.
-
-    Raises:
-        ValueError: If a filter that is flipped or transposed is no mixture of the filters.
-    """
-    spectrum, negative = whole_plane(), -torch.arange(WINDOW) % WINDOW
-    turns = []
-    for down, right, transposed in itertools.product((False, True), repeat=3):
-        frequencies = spectrum[negative] if down else spectrum
-        frequencies = frequencies[:, negative] if right else frequencies
-        frequencies = frequencies.T if transposed else frequencies
-        # To filter a turned picture is to filter the picture with what is turned back, the last turn first.
-        back = filters.transpose(1, 2) if transposed else filters
-        back = back.flip([axis for axis, flips in ((1, down), (2, right)) if flips]).flatten(1)
-        mixing = torch.linalg.lstsq(filters.flatten(1).T, back.T).solution.T
-        if (mixing @ filters.flatten(1) - back).norm() > 0.01 * back.norm():
-            raise ValueError(f"{len(filters)} filters: flipped or transposed, some are no mixtures of them")
-        turns.append((frequencies[:, : WINDOW // 2 + 1].flatten(), mixing))
-    return turns
 
 
 def read_pool(folder: Path, pattern: str) -> list[Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unsmear.models.spectra import PLACE, SpectrumReader, log_spectra, mean_around
+from unsmear.models.turns import Turns
 from unsmear.ops.dispatch import no_autocast
 from unsmear.ops.filter_flow import filter_flow
 from unsmear.samples import REC601
@@ -61,7 +62,7 @@ class BlindDeconvolution(nn.Module):
         self.far = SpectralDeconvolution(count)
         self.mid = SpectralDeconvolution(count)
         self.near = SpectralDeconvolution(count)
-        self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN, width, 1) for width in widths)
+        self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN + count, width, 1) for width in widths)
         for parameter in self.tell.parameters():
             nn.init.zeros_(parameter)  # the network starts as if it were told nothing
 
@@ -75,15 +76,15 @@ class BlindDeconvolution(nn.Module):
         # What is undone in part is no longer the motion that the next one knows.
         mid, found_mid = (1 - found_far) * mid, (1 - found_far) * found_mid
         luma = luma + far + mid
-        mixed, seen = self.near(luma)
+        mixed, found = self.near(luma)
         if not self.near.learns:
             mixed = (1 - found_mid) * _trust(mixed, luma, _TRUSTED_NEAR) * mixed
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
-        features = [functional.interpolate(tell(seen), size=coarsest, mode="bilinear") for tell in self.tell]
+        features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
         correction = functional.pixel_unshuffle((far + mid + mixed).to(x.dtype), self.fold)
         with no_autocast(x.device):
             responses = correlate_folded(luma, self.near.filters[: self.shared], self.fold)
-        return FirstLook(correction, responses.to(seen.dtype), features)
+        return FirstLook(correction, responses.to(found.dtype), features)
 
     def _undo_long(
         self, part: "SpectralDeconvolution", factor: int, limits: tuple[float, float], luma: Tensor
@@ -124,25 +125,37 @@ class SpectralDeconvolution(nn.Module):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.register_buffer("filters", filter_basis(count))
+        self.turns = Turns(self.filters)
         self.read = SpectrumReader(_HIDDEN)
-        self.mix = nn.Conv2d(_HIDDEN, count, 1)
+        self.mix = nn.Linear(_HIDDEN, count)
         nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.mix.bias)
 
     def forward(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """Find what to add to (B, 1, H, W), float32: as much, and what was read from the spectra.
+        """Find what to add to (B, 1, H, W), float32: as much, and what was found for that.
 
-        That is (B, channels, h, w), for places 32 pixels apart. Between those mixtures are blended linearly.
+        That is (B, channels + count, h, w), for places 32 pixels apart. Between those mixtures are blended linearly.
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
-            spectra = log_spectra(luma, step=2)
-        seen = self.read(spectra.to(self.mix.weight.dtype))
-        weights = self.mix(seen)
+            spectra = log_spectra(luma, step=2).permute(0, 2, 3, 1)
+        seen, weights = self.weigh(spectra.flatten(0, 2))
+        found = torch.cat([seen, weights], 1).view(*spectra.shape[:3], -1).permute(0, 3, 1, 2)
         with no_autocast(luma.device):
-            between = [2 * side - 1 for side in weights.shape[2:]]
-            weights = functional.interpolate(weights.float(), between, mode="bilinear", align_corners=True)
+            between = [2 * side - 1 for side in found.shape[2:]]
+            weights = found[:, -len(self.filters) :].float()
+            weights = functional.interpolate(weights, between, mode="bilinear", align_corners=True)
             mixed = filter_flow(luma[:, 0], weights, self.filters.float(), PLACE)
-        return mixed[:, None], seen
+        return mixed[:, None], found
+
+    def weigh(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the filters, by what `log_spectra` tells of places, (N, 6 * 544).
+
+        Returns:
+            What was read, (N, channels), of spectra that were turned; and the weights, (N, count).
+        """
+        turned, turn = self.turns(spectra)
+        seen = self.read(turned.to(self.mix.weight.dtype))
+        return seen, self.turns.back(self.mix(seen), turn)
 
     @property
     def learns(self) -> bool:

@@ -11,7 +11,8 @@ SPECTRA = 2 * len(AROUND) + 2  # those of the whole picture come last
 BINS = WINDOW * (WINDOW // 2 + 1)
 NOISE = 1e-6  # power of what no picture tells: rounding to 8 bits has as much
 _MARGIN = 3  # frequencies, for both convolutions
-_AT_ONCE = 256  # places: what convolutions make of more would not stay in the cache
+_AT_ONCE, _SHAPES = 64, 128  # channels of what is seen of all frequencies, and by the convolutions
+_PLACES = 256  # at a time: what convolutions make of more would not stay in the cache
 
 
 def log_spectra(luma: Tensor, step: int = 1) -> Tensor:
@@ -76,7 +77,7 @@ class SpectrumReader(nn.Module):
     """Reads from spectra what blur there is.
 
     One layer sees all frequencies at once. Beside it two convolutions go over the spectra as over pictures: the gaps
-    that motions leave in them look alike wherever they lie.
+    that motions leave in them look alike wherever they lie. Both tell the rest little more than they need to.
 
     Args:
         channels: Of what is read.
@@ -88,27 +89,27 @@ class SpectrumReader(nn.Module):
         super().__init__()
         rows, columns = (torch.arange(-_MARGIN, size + _MARGIN) % WINDOW for size in (WINDOW, WINDOW // 2 + 1))
         self.register_buffer("frequencies", whole_plane()[rows][:, columns], persistent=False)
-        self.all_at_once = nn.Conv2d(SPECTRA * BINS, channels, 1)
+        self.all_at_once = nn.Linear(SPECTRA * BINS, _AT_ONCE, bias=False)
         self.fine = nn.Conv2d(SPECTRA, 16, 3)
         self.coarse = nn.Conv2d(16, 32, 5, stride=2)
-        self.shapes = nn.Linear(32 * (WINDOW // 2) * (WINDOW // 4 + 1), channels)
+        self.shapes = nn.Linear(32 * (WINDOW // 2) * (WINDOW // 4 + 1), _SHAPES, bias=False)
         self.rest = nn.Sequential(
+            nn.Linear(_AT_ONCE + _SHAPES, channels),
             nn.GELU(),
-            nn.Conv2d(channels, channels, 1),
+            nn.Linear(channels, channels),
             nn.GELU(),
-            nn.Conv2d(channels, channels, 1),
+            nn.Linear(channels, channels),
             nn.GELU(),
         )
 
     def forward(self, spectra: Tensor) -> Tensor:
-        """Read what `log_spectra` gives, (B, 6 * 544, h, w): (B, channels, h, w)."""
-        pictures = spectra.permute(0, 2, 3, 1).reshape(-1, SPECTRA, BINS)
-        shapes = torch.cat([self._shapes(some[:, :, self.frequencies]) for some in pictures.split(_AT_ONCE)])
-        shapes = shapes.view(len(spectra), *spectra.shape[2:], -1).permute(0, 3, 1, 2)
-        return self.rest(self.all_at_once(spectra) + shapes)
+        """Read what `log_spectra` tells of places, (N, 6 * 544): (N, channels)."""
+        shapes = torch.cat([self._shapes(some) for some in spectra.split(_PLACES)])
+        return self.rest(torch.cat([self.all_at_once(spectra), shapes], 1))
 
-    def _shapes(self, pictures: Tensor) -> Tensor:
-        """What the convolutions find in the spectra of places, (N, 6, 38, 23): (N, channels)."""
+    def _shapes(self, spectra: Tensor) -> Tensor:
+        """What the convolutions find in the spectra of some places."""
+        pictures = spectra.unflatten(1, (SPECTRA, BINS))[:, :, self.frequencies]
         for convolution in (self.fine, self.coarse):
             pictures = functional.gelu(convolution(pictures))
         return self.shapes(pictures.flatten(1))

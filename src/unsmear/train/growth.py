@@ -47,6 +47,8 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
             weight.copy_(torch.cat([torch.zeros_like(weight[: len(weight) - len(old[name])]), old[name]]))
         elif ".mix." in name and len(weight) > len(old[name]):
             weight.copy_(torch.cat([old[name], torch.zeros_like(weight[len(old[name]) :])]))
+        elif ".tell." in name and weight.shape[1] > old[name].shape[1]:
+            weight.copy_(torch.cat([old[name], torch.zeros_like(weight[:, old[name].shape[1] :])], 1))
         elif name.endswith(".filters") and torch.equal(weight[: len(old[name])], old[name]):
             pass  # the basis begins with those that there were
         else:
