@@ -153,7 +153,8 @@ class SpectralDeconvolution(nn.Module):
         Returns:
             What was read, (N, channels), of spectra that were turned; and the weights, (N, count).
         """
-        turned, turn = self.turns(spectra)
+        with no_autocast(spectra.device):
+            turned, turn = self.turns(spectra)
         seen = self.read(turned.to(self.mix.weight.dtype))
         return seen, self.turns.back(self.mix(seen), turn)
 

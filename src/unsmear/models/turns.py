@@ -45,7 +45,7 @@ class Turns(nn.Module):
             The turned spectra, and by which of the four turns, (N,).
         """
         spectra = spectra.unflatten(1, (SPECTRA, BINS))
-        flipped, transposed = (spectra[:, 1] @ self.directions <= 0).long().unbind(1)
+        flipped, transposed = (spectra[:, 1] @ self.directions.to(spectra.dtype) <= 0).long().unbind(1)
         turn = flipped + 2 * transposed
         frequencies = self.frequencies[turn][:, None].expand_as(spectra)
         return spectra.gather(2, frequencies).flatten(1), turn
