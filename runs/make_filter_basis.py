@@ -8,9 +8,9 @@ and transposed too: of these the principal components, where a filter is as larg
 Each is scaled so that its coefficients have a mean square of 1.
 
 Components are even or odd: turned by half they are the same, or their negative. Only even ones are kept, all that power
-spectra can tell to use, since they are the same for a motion and its reverse. Mixtures of the first 24, or of all of
-them, are mixtures again when they are flipped or transposed; with other counts, a pair that belongs together may be
-split. Prints how much of the energy they hold.
+spectra can tell to use, since they are the same for a motion and its reverse. Each of these, flipped or transposed, is
+itself or its negative (`src/unsmear/models/turns.py` turns weights back by that). Prints how much of the energy they
+hold.
 """
 
 import argparse

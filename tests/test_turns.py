@@ -52,6 +52,13 @@ def test_all_motions_lie_within_an_octant():
 
 
 @pytest.mark.parametrize("turn", TURNS, ids=str)
+def test_a_turned_filter_is_itself_or_its_negative(turn):
+    filters = filter_basis(96)
+    for one, other in zip(filters, turned(filters[:, None], *turn)[:, 0], strict=True):
+        assert min((other - one).norm(), (other + one).norm()) < 5e-3 * one.norm()
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=str)
 def test_weights_that_are_turned_back_filter_the_picture_as_it_is(turn):
     """To filter what is turned, and turn that back, is what the weights do that are turned back."""
     filters, picture = filter_basis(96), torch.rand(1, 1, 40, 40)

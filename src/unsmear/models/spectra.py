@@ -77,8 +77,8 @@ class SpectrumReader(nn.Module):
     """Reads from spectra what blur there is.
 
     One layer sees all frequencies at once. Beside it two convolutions go over the spectra as over pictures: the gaps
-    that motions leave in them look alike wherever they lie. Both give few values: of
-    more, most would be the same thing said twice.
+    that motions leave in them look alike wherever they lie. Both give few values: of more, most would be
+    the same thing said twice.
 
     Args:
         channels: Of what is read.

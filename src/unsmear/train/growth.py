@@ -45,10 +45,8 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
             weight.copy_(old[name])
         elif ".last." in name and not config["filter_basis"]:
             weight.copy_(torch.cat([torch.zeros_like(weight[: len(weight) - len(old[name])]), old[name]]))
-        elif ".mix." in name and len(weight) > len(old[name]):
-            weight.copy_(torch.cat([old[name], torch.zeros_like(weight[len(old[name]) :])]))
-        elif ".tell." in name and weight.shape[1] > old[name].shape[1]:
-            weight.copy_(torch.cat([old[name], torch.zeros_like(weight[:, old[name].shape[1] :])], 1))
+        elif ".mix." in name or ".tell." in name:  # what is mixed of new filters, and what is told of that
+            weight.zero_()[tuple(map(slice, old[name].shape))] = old[name]
         elif name.endswith(".filters") and torch.equal(weight[: len(old[name])], old[name]):
             pass  # the basis begins with those that there were
         else:
