@@ -131,8 +131,10 @@ def test_macs_count_the_operators():
     convolutions = 36 * 21 * 54 * 16 + 16 * 9 * 400 * 32 + 16 * 9 * 32 * 128
     layers = 3264 * 64 + convolutions + (192 + 2 * 256 + 8) * 256 + (256 + 8) * 128
     layers *= 2 * 2  # of 3 x 3 windows 2 x 2 are read
+    gates = 2 * 2 * (14 * 32 + 32 * 32 + 32 * 3)  # of as many cells
     flow = 2 * 9 * 11 + (2 * 8 + 4) * 48 * 25 // 256  # squares of 48 pixels, nine of which hold each pixel
-    assert basis == 64 * 64 * (8 * 289 + 40 + flow + 8) + layers + 64 * 64 * 9 * 32 * 8  # and more of the last one
+    last = 64 * 64 * 9 * 32 * 8  # channels more of the last convolution
+    assert basis == 64 * 64 * (8 * 289 + 40 + flow + 8) + layers + gates + last
     more = count_macs(create_model("saphn", **plain, filter_basis=8, blind_filters=20), 64, 64) - without - basis
     assert more == 64 * 64 * ((2 * 20 + 4) * 48 * 25 // 256 - (2 * 8 + 4) * 48 * 25 // 256) + 2 * 2 * (256 + 128) * 12
 

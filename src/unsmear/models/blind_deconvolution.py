@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unsmear.models.gates import Gates, detail
 from unsmear.models.spectra import PLACE, SpectrumReader, log_spectra, mean_around
 from unsmear.models.turns import Turns
 from unsmear.ops.dispatch import no_autocast
@@ -24,9 +25,7 @@ from unsmear.samples import REC601
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
 FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
-_TRUSTED_FAR = 0.55, 0.75  # root mean square of the change to that of detail, from nothing to all of it
-_TRUSTED_MID = 0.4, 0.55
-_TRUSTED_NEAR = 0.03, 0.06
+_SLIGHT = 0.03, 0.06  # root mean square of the change to that of detail, from nothing to all of it
 _TOO_BRIGHT = 0.1, 0.25  # beyond white, from all of the change to nothing
 _HIDDEN = 256
 
@@ -62,6 +61,7 @@ class BlindDeconvolution(nn.Module):
         self.far = SpectralDeconvolution(count)
         self.mid = SpectralDeconvolution(count)
         self.near = SpectralDeconvolution(count)
+        self.gates = Gates(3)
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN + count, width, 1) for width in widths)
         for parameter in self.tell.parameters():
             nn.init.zeros_(parameter)  # the network starts as if it were told nothing
@@ -71,41 +71,41 @@ class BlindDeconvolution(nn.Module):
         with no_autocast(x.device):
             red, green, blue = (share * color for share, color in zip(REC601, x.float().split(1, 1), strict=True))
             luma = red + green + blue
-        far, found_far = self._undo_long(self.far, FAR, _TRUSTED_FAR, luma)
-        mid, found_mid = self._undo_long(self.mid, MID, _TRUSTED_MID, luma)
-        # What is undone in part is no longer the motion that the next one knows.
-        mid, found_mid = (1 - found_far) * mid, (1 - found_far) * found_mid
-        luma = luma + far + mid
-        mixed, found = self.near(luma)
-        if not self.near.learns:
-            mixed = (1 - found_mid) * _trust(mixed, luma, _TRUSTED_NEAR) * mixed
+        estimates, found = self.estimates(luma)
+        with no_autocast(x.device):
+            shares = self.gates(luma, estimates.detach())
+        changes = shares * estimates
+        change = changes.sum(1, keepdim=True)
+        if not self.learns:  # they could never begin without slight changes
+            changes, change = (some * _trust(change, luma) for some in (changes, change))
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
-        correction = functional.pixel_unshuffle((far + mid + mixed).to(x.dtype), self.fold)
         with no_autocast(x.device):
-            responses = correlate_folded(luma, self.near.filters[: self.shared], self.fold)
+            without_long = luma + changes[:, 1:].sum(1, keepdim=True)
+            responses = correlate_folded(without_long, self.near.filters[: self.shared], self.fold)
+        correction = functional.pixel_unshuffle(change.to(x.dtype), self.fold)
         return FirstLook(correction, responses.to(found.dtype), features)
 
-    def _undo_long(
-        self, part: "SpectralDeconvolution", factor: int, limits: tuple[float, float], luma: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What to add to (B, 1, H, W) against long motion, which is short in a picture so much smaller.
+    def estimates(self, luma: Tensor) -> tuple[Tensor, Tensor]:
+        """What near, mid and far would each add to (B, 1, H, W), float32: (B, 3, H, W); and what near found."""
+        near, found = self.near(luma)
+        return torch.cat([near, self._undo_long(self.mid, MID, luma), self._undo_long(self.far, FAR, luma)], 1), found
 
-        And how far that is trusted, in [0, 1]: (B, 1, 1, 1).
-        """
+    def _undo_long(self, part: "SpectralDeconvolution", factor: int, luma: Tensor) -> Tensor:
+        """What to add to (B, 1, H, W) against long motion, which is short in a picture so much smaller."""
         enough = self.is_enough(luma, factor)
         if not enough and not self.training:
-            return torch.zeros_like(luma), luma.new_zeros(len(luma), 1, 1, 1)
+            return torch.zeros_like(luma)
         small = functional.avg_pool2d(luma, factor)
         mixed, _ = part(small)
-        trust = _trust(mixed, small, limits)
-        if not enough:
-            mixed, trust = 0 * mixed, 0 * trust  # several processes train together only if every weight has a gradient
-        elif part.learns:
-            trust = 0 * trust  # what only learns may not keep the next one from learning
-        else:
-            mixed = mixed * trust * _away_from_lamps(mixed, small)
-        return functional.interpolate(mixed, scale_factor=factor, mode="bicubic"), trust
+        # Several processes train together only if every weight has a gradient.
+        mixed = mixed * (_away_from_lamps(mixed.detach(), small) if enough else 0)
+        return functional.interpolate(mixed, scale_factor=factor, mode="bicubic")
+
+    @property
+    def learns(self) -> bool:
+        """Whether a part that mixes filters is being trained."""
+        return self.training and any(part.mix.weight.requires_grad for part in (self.near, self.mid, self.far))
 
     @staticmethod
     def is_enough(picture: Tensor, factor: int) -> bool:
@@ -158,11 +158,6 @@ class SpectralDeconvolution(nn.Module):
         seen = self.read(turned.to(self.mix.weight.dtype))
         return seen, self.turns.back(self.mix(seen), turn)
 
-    @property
-    def learns(self) -> bool:
-        """Whether it is being trained, and must be trusted with slight changes: it could never begin without."""
-        return self.training and self.mix.weight.requires_grad
-
 
 def correlate_folded(luma: Tensor, filters: Tensor, fold: int) -> Tensor:
     """Correlate (B, 1, H, W) with (count, side, side): (B, fold * fold, count, h, w), pixel blocks folded.
@@ -181,19 +176,15 @@ def correlate_folded(luma: Tensor, filters: Tensor, fold: int) -> Tensor:
     return responses.unflatten(1, (fold**2, -1))
 
 
-def _trust(change: Tensor, luma: Tensor, limits: tuple[float, float]) -> Tensor:
-    """How far to trust a change of (B, C, h, w), in [0, 1]: (B, 1, 1, 1).
+def _trust(change: Tensor, luma: Tensor) -> Tensor:
+    """How far to trust a change of (B, 1, H, W), in [0, 1]: (B, 1, 1, 1).
 
     What undoes a motion changes much of what there is in detail. Slight changes are as often wrong as right, and would
     harm pictures that are all but sharp.
     """
-    around = functional.avg_pool2d(luma, 5, stride=2, padding=2, count_include_pad=False)
-    detail = luma[..., ::2, ::2] - around  # a quarter of the places tells enough
-    share = change.float().square().mean((1, 2, 3), keepdim=True) / (
-        detail.square().mean((1, 2, 3), keepdim=True) + 1e-9
-    )
-    none, all_of_it = limits
-    return ((share - none**2) / (all_of_it**2 - none**2)).clamp(0, 1).to(change.dtype)
+    share, most = (some.square().mean((1, 2, 3), keepdim=True) for some in (change, detail(luma)))
+    none, all_of_it = _SLIGHT
+    return ((share / (most + 1e-9) - none**2) / (all_of_it**2 - none**2)).clamp(0, 1)
 
 
 def _away_from_lamps(change: Tensor, luma: Tensor) -> Tensor:

@@ -1,0 +1,83 @@
+"""How much of each of several estimates to take, at every place.
+
+Motion of some ten pixels is seen at full size, at a half and at a quarter alike, and to undo it twice is worse than not
+at all. Each estimate is a guess by what is seen at its own size. How much it would change, beside the detail that there
+is and beside what the others would, tells which of them to follow, and how far.
+"""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unsmear.models.spectra import mean_around
+
+CELL = 32  # pixels: side of the squares that have a share each
+_AROUND = 3  # cells along each side that are compared
+_EVERY = 2  # of the pixels along each side are enough to compare by
+_NONE = 1e-8  # mean square of what is no change, and no detail
+_HIDDEN = 32
+
+
+class Gates(nn.Module):
+    """Finds how much to take of each estimate.
+
+    Args:
+        count: Number of estimates.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(2 * (1 + count + count * (count - 1) // 2), _HIDDEN)
+        self.second = nn.Linear(_HIDDEN, _HIDDEN)
+        self.last = nn.Linear(_HIDDEN, count)
+        nn.init.zeros_(self.last.weight)
+        nn.init.ones_(self.last.bias)  # all of all, before anything is learned
+
+    def forward(self, luma: Tensor, estimates: Tensor) -> Tensor:
+        """Find the share, in [0, 1], to take of every pixel.
+
+        Args:
+            luma: The picture, (B, 1, H, W), float32.
+            estimates: What to add to it by each of them, (B, count, H, W), float32.
+
+        Returns:
+            (B, count, H, W).
+        """
+        compared = compare(luma, estimates).permute(0, 2, 3, 1).to(self.first.weight.dtype)
+        shares = self.shares(compared).clamp(0, 1).float().permute(0, 3, 1, 2)
+        shares = functional.interpolate(shares, scale_factor=CELL, mode="bilinear")
+        return shares[..., : luma.shape[2], : luma.shape[3]]
+
+    def shares(self, compared: Tensor) -> Tensor:
+        """The shares (..., count), not yet clamped, by what `compare` tells, (..., channels)."""
+        seen = functional.gelu(self.first(compared))
+        seen = seen + functional.gelu(self.second(seen))
+        return self.last(seen)
+
+
+def compare(luma: Tensor, estimates: Tensor) -> Tensor:
+    """Compare estimates (B, count, H, W) with a picture (B, 1, H, W) and with each other, around every cell.
+
+    Returns:
+        (B, channels, h, w), where h = H / 32, rounded up. Around the cell, and then in the whole picture: how much
+        detail there is, how much each estimate changes beside it, both as logarithms, and how alike any two are.
+    """
+    count, every = estimates.shape[1], estimates[..., ::_EVERY, ::_EVERY]
+    pairs = list(combinations(range(count), 2))
+    one, other = ([pair[side] for pair in pairs] for side in (0, 1))
+    products = torch.cat([detail(luma).square(), every.square(), every[:, one] * every[:, other]], 1)
+    cells = functional.avg_pool2d(products, CELL // _EVERY, ceil_mode=True)
+    compared = []
+    for mean in (mean_around(cells, _AROUND), cells.mean((2, 3), keepdim=True).expand_as(cells)):
+        much, power, alike = mean.split([1, count, len(pairs)], 1)
+        much, power = (much + _NONE).log10(), power + _NONE
+        compared += [much, power.log10() - much, alike / (power[:, one] * power[:, other]).sqrt()]
+    return torch.cat(compared, 1)
+
+
+def detail(luma: Tensor) -> Tensor:
+    """What in (B, 1, H, W) is finer than some five pixels, at every second pixel of every second row."""
+    around = functional.avg_pool2d(luma, 5, stride=_EVERY, padding=2, count_include_pad=False)
+    return luma[..., ::_EVERY, ::_EVERY] - around

@@ -1,0 +1,60 @@
+"""How much of each estimate is taken, by what they would change."""
+
+import numpy as np
+import pytest
+import torch
+from scenes import scene
+
+from unsmear.models.gates import CELL, Gates, compare
+
+
+def smooth(side, seed):
+    noise = torch.randn(1, 1, side // 8, side // 8, generator=torch.Generator().manual_seed(seed))
+    return 0.01 * torch.nn.functional.interpolate(noise, size=side, mode="bicubic")
+
+
+def test_what_is_compared_is_what_it_says():
+    luma, estimates = scene(128)[:, :1], torch.cat([smooth(128, seed) for seed in range(3)], 1)
+    compared = compare(luma, estimates)[0].double().numpy()
+    picture, changes = luma[0, 0].double().numpy(), estimates[0].double().numpy()
+
+    def detail(row, column):
+        around = picture[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+        return picture[row, column] - around.mean()
+
+    rows = range(0, 128, 2)
+    details = np.array([[detail(row, column) for column in rows] for row in rows])
+    changes = changes[:, ::2, ::2]
+
+    def expected(where):
+        much = np.log10(np.square(details[where]).mean() + 1e-8)
+        powers = [np.square(change[where]).mean() + 1e-8 for change in changes]
+        pairs = ((0, 1), (0, 2), (1, 2))
+        alike = [(changes[a][where] * changes[b][where]).mean() / np.sqrt(powers[a] * powers[b]) for a, b in pairs]
+        return [much, *(np.log10(power) - much for power in powers), *alike]
+
+    assert compared.shape == (14, 4, 4)
+    for row, column in ((0, 0), (1, 2), (3, 3)):  # each cell with those around it
+        cells = [slice(max(0, at - 1) * CELL // 2, (at + 2) * CELL // 2) for at in (row, column)]
+        around, everywhere = expected(tuple(cells)), expected((slice(None), slice(None)))
+        np.testing.assert_allclose(compared[:, row, column], around + everywhere, rtol=1e-3, atol=1e-4)
+
+
+def test_before_anything_is_learned_all_of_all_is_taken():
+    gates = Gates(2)
+    assert (gates(scene(64)[:, :1], torch.cat([smooth(64, 0), smooth(64, 1)], 1)) == 1).all()
+
+
+@pytest.mark.parametrize("size", [(16, 24), (32, 32), (48, 104), (70, 33)])
+def test_any_size_has_shares_within_bounds(size):
+    gates = Gates(3)
+    torch.nn.init.normal_(gates.last.weight, std=5.0)
+    shares = gates(torch.rand(2, 1, *size), torch.randn(2, 3, *size))
+    assert shares.shape == (2, 3, *size)
+    assert shares.min() >= 0
+    assert shares.max() <= 1
+
+
+def test_no_picture_and_no_change_have_finite_shares():
+    shares = Gates(3)(torch.zeros(1, 1, 64, 64), torch.zeros(1, 3, 64, 64))
+    assert shares.isfinite().all()
