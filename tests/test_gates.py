@@ -49,10 +49,21 @@ def test_before_anything_is_learned_all_of_all_is_taken():
 def test_any_size_has_shares_within_bounds(size):
     gates = Gates(3)
     torch.nn.init.normal_(gates.last.weight, std=5.0)
-    shares = gates(torch.rand(2, 1, *size), torch.randn(2, 3, *size))
+    with torch.no_grad():
+        shares = gates(torch.rand(2, 1, *size), torch.randn(2, 3, *size))
     assert shares.shape == (2, 3, *size)
     assert shares.min() >= 0
     assert shares.max() <= 1
+
+
+@pytest.mark.parametrize("bias", [-3.0, 0.5, 3.0])
+def test_shares_beyond_their_bounds_can_come_back(bias):
+    gates = Gates(3)
+    torch.nn.init.constant_(gates.last.bias, bias)
+    shares = gates(scene(64)[:, :1], torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(shares, torch.full_like(shares, min(max(bias, 0), 1)))
+    shares.sum().backward()
+    assert (gates.last.bias.grad > 0).all()
 
 
 def test_no_picture_and_no_change_have_finite_shares():

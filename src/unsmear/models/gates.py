@@ -46,7 +46,11 @@ class Gates(nn.Module):
             (B, count, H, W).
         """
         compared = compare(luma, estimates).permute(0, 2, 3, 1).to(self.first.weight.dtype)
-        shares = self.shares(compared).clamp(0, 1).float().permute(0, 3, 1, 2)
+        shares = self.shares(compared)
+        bounded = shares.clamp(0, 1)
+        if shares.requires_grad:  # the gradient as if they had no bounds: those beyond could never come back
+            bounded = shares + (bounded - shares).detach()
+        shares = bounded.float().permute(0, 3, 1, 2)
         shares = functional.interpolate(shares, scale_factor=CELL, mode="bilinear")
         return shares[..., : luma.shape[2], : luma.shape[3]]
 
