@@ -20,7 +20,7 @@ import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from unsmear.process import tune_process
@@ -152,7 +152,15 @@ def main() -> None:
     told = {"frames_share": args.frames_share, "patterns_share": args.patterns_share}
     part = dataclasses.replace(part, **{name: share for name, share in told.items() if share is not None})
     photos = [list(reduced(args.photos, size)) for size in part.sizes]
-    draw(part, filters, photos, args)
+    fill_pool(
+        args.part,
+        part,
+        photos,
+        args,
+        lambda most, _: most // PLACE * PLACE,
+        lambda blurred, sharp, rng: _samples(blurred, sharp, filters, rng),
+        SHARD * PLACES,
+    )
     if args.steps:
         train(module, part, imagine(part, filters, photos, MOTIONS, args.seed), args)
         save_model(network, args.out)
@@ -160,29 +168,44 @@ def main() -> None:
 
 
 @torch.no_grad()
-def draw(part: Part, filters: Tensor, photos: list[list[np.ndarray]], args: argparse.Namespace) -> None:
-    """Fill the pool: for every place, spectra (6 * 544), and correlations of responses and what is missing.
+def fill_pool(
+    name: str,
+    part: Part,
+    photos: list[list[np.ndarray]],
+    args: argparse.Namespace,
+    frames_side: Callable[[int, torch.Generator], int],
+    sample: Callable[[Tensor, Tensor, torch.Generator], list[list[Tensor]]],
+    count: int,
+) -> None:
+    """Draw pictures, and keep what there is to learn from in files.
 
-    Of those of responses among each other the upper triangle, row after row.
+    Args:
+        name: What the files' names begin with.
+        part: What pictures.
+        photos: Those of every size.
+        args: As `main` has them.
+        frames_side: Side of averaged frames, of at most so many pixels.
+        sample: Makes samples of blurred and sharp pictures, (B, 1, side, side) each.
+        count: Samples of a file, at least.
     """
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), notice=print)
     frames = VideoFrames(store, {args.frames.name: len(store)})
-    frames_side = min(part.side, min(store[0].shape[:2]) // part.frames_size // PLACE * PLACE)
+    most = min(part.side, min(store[0].shape[:2]) // part.frames_size)
     for shard in range(math.ceil(args.draw / SHARD)):
         held, begin = shard % HELD == 0, time.perf_counter()
-        file = args.pool / f"{args.part}-{'held-' if held else ''}{args.seed}-{shard}.pt"
+        file = args.pool / f"{name}-{'held-' if held else ''}{args.seed}-{shard}.pt"
         some = [[p for number, p in enumerate(pictures) if (number % HELD == 0) == held] for pictures in photos]
         samples = []
-        while len(samples) < SHARD * PLACES:
+        while len(samples) < count:
             if not held and torch.rand((), generator=rng) < part.frames_share:
-                pair = frames.draw(1, frames_side * part.frames_size, 1.0, rng)
+                pair = frames.draw(1, frames_side(most, rng) * part.frames_size, 1.0, rng)
                 blurred, sharp = (luma(functional.avg_pool2d(side, part.frames_size)) for side in pair)
             else:
                 blurred, sharp = blurred_photos(part, some, rng)
             if part.rounded:
                 blurred = blurred.mul(255).round().div(255)
-            samples += _samples(blurred, sharp, filters, rng)
+            samples += sample(blurred, sharp, rng)
         torch.save([torch.stack(column) for column in zip(*samples, strict=True)], file)
         print(f"{file}: {60 * SHARD / (time.perf_counter() - begin):.0f} pictures a minute", flush=True)
 
@@ -247,7 +270,11 @@ def _places(picture: Tensor, rng: torch.Generator) -> tuple[Tensor, list[list[in
 
 
 def _samples(blurred: Tensor, sharp: Tensor, filters: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
-    """What there is to learn from at some places of pictures (B, 1, side, side)."""
+    """What there is to learn from at some places of pictures (B, 1, side, side).
+
+    For every place, spectra (6 * 544), and correlations of responses and what is missing; of those of responses among
+    each other the upper triangle, row after row.
+    """
     samples = []
     upper = torch.triu_indices(len(filters), len(filters))
     for picture, missing in zip(blurred.split(1), (sharp - blurred)[:, 0, ::EVERY, ::EVERY], strict=True):

@@ -11,7 +11,6 @@ pool. Every 20th file is held back and has photos of its own, and what is gained
 
 import argparse
 import math
-import time
 from pathlib import Path
 
 from unsmear.process import tune_process
@@ -21,11 +20,9 @@ tune_process()  # before PyTorch is loaded
 import torch
 from torch import Tensor
 from torch.nn import functional
-from train_blind_deconvolution import HELD, SHARD, Part, blurred_photos, decibels, luma, read_pool, reduced
+from train_blind_deconvolution import SHARD, Part, decibels, fill_pool, read_pool, reduced
 
-from unsmear.data.batches import VideoFrames
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, BlurConfig
-from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import load_model, save_model
 from unsmear.models.blind_deconvolution import BlindDeconvolution
 from unsmear.models.gates import CELL, Gates, compare
@@ -73,29 +70,18 @@ def main() -> None:
         print(f"wrote {args.out}")
 
 
-@torch.inference_mode()
 def draw(blind: BlindDeconvolution, args: argparse.Namespace) -> None:
     """Fill the pool: for cells of each picture, what is compared, and products."""
-    rng = torch.Generator().manual_seed(args.seed)
+
+    def frames_side(most: int, rng: torch.Generator) -> int:
+        return most * (2 + int(torch.randint(3, (), generator=rng))) // 4 // CELL * CELL
+
+    def sample(blurred: Tensor, sharp: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
+        side = blurred.shape[2] // CELL * CELL
+        return _samples(blind, blurred[..., :side, :side], sharp[..., :side, :side], rng)
+
     photos = [list(reduced(args.photos, size)) for size in PICTURES.sizes]
-    store = PictureStore(list_pictures(args.frames), notice=print)
-    frames = VideoFrames(store, {args.frames.name: len(store)})
-    for shard in range(math.ceil(args.draw / SHARD)):
-        held, begin = shard % HELD == 0, time.perf_counter()
-        file = args.pool / f"gates-{'held-' if held else ''}{args.seed}-{shard}.pt"
-        some = [[p for number, p in enumerate(pictures) if (number % HELD == 0) == held] for pictures in photos]
-        samples = []
-        while len(samples) < SHARD:
-            if not held and torch.rand((), generator=rng) < PICTURES.frames_share:
-                side = PICTURES.side * (2 + int(torch.randint(3, (), generator=rng))) // 4
-                blurred, sharp = (luma(picture) for picture in frames.draw(1, side // CELL * CELL, 1.0, rng))
-            else:
-                blurred, sharp = blurred_photos(PICTURES, some, rng)
-            side = blurred.shape[2] // CELL * CELL
-            blurred, sharp = blurred[..., :side, :side].mul(255).round().div(255), sharp[..., :side, :side]
-            samples += _samples(blind, blurred, sharp, rng)
-        torch.save([torch.stack(column) for column in zip(*samples, strict=True)], file)
-        print(f"{file}: {60 * SHARD / (time.perf_counter() - begin):.0f} pictures a minute", flush=True)
+    fill_pool("gates", PICTURES, photos, args, frames_side, sample, SHARD)
 
 
 def _samples(blind: BlindDeconvolution, blurred: Tensor, sharp: Tensor, rng: torch.Generator) -> list[list[Tensor]]:
