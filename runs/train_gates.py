@@ -25,7 +25,7 @@ from train_blind_deconvolution import SHARD, Part, decibels, fill_pool, read_poo
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, BlurConfig
 from unsmear.models import load_model, save_model
 from unsmear.models.blind_deconvolution import BlindDeconvolution
-from unsmear.models.gates import CELL, Gates, compare
+from unsmear.models.gates import CELL, Gates, compare, detail
 from unsmear.models.saphn import SAPHN
 from unsmear.models.spectra import mean_around
 
@@ -91,7 +91,7 @@ def _samples(blind: BlindDeconvolution, blurred: Tensor, sharp: Tensor, rng: tor
     one, other = torch.triu_indices(changes.shape[1], changes.shape[1])
     products = mean_around(functional.avg_pool2d(changes[:, one] * changes[:, other], CELL), 3)
     samples = []
-    for compared, product in zip(compare(blurred, estimates), products, strict=True):
+    for compared, product in zip(compare(detail(blurred), estimates), products, strict=True):
         picked = torch.randperm(product[0].numel(), generator=rng)[:CELLS]
         samples.append([some.flatten(1)[:, picked].T.contiguous() for some in (compared, product)])
     return samples

@@ -73,11 +73,12 @@ class BlindDeconvolution(nn.Module):
             luma = red + green + blue
         estimates, found = self.estimates(luma)
         with no_autocast(x.device):
-            shares = self.gates(luma, estimates.detach())
+            fine = detail(luma)
+            shares = self.gates(fine, estimates.detach())
         changes = shares * estimates
         change = changes.sum(1, keepdim=True)
         if not self.learns:  # they could never begin without slight changes
-            changes, change = (some * _trust(change, luma) for some in (changes, change))
+            changes, change = (some * _trust(change, fine) for some in (changes, change))
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
         with no_autocast(x.device):
@@ -176,13 +177,13 @@ def correlate_folded(luma: Tensor, filters: Tensor, fold: int) -> Tensor:
     return responses.unflatten(1, (fold**2, -1))
 
 
-def _trust(change: Tensor, luma: Tensor) -> Tensor:
-    """How far to trust a change of (B, 1, H, W), in [0, 1]: (B, 1, 1, 1).
+def _trust(change: Tensor, fine: Tensor) -> Tensor:
+    """How far to trust a change (B, 1, H, W) of a picture with such detail, in [0, 1]: (B, 1, 1, 1).
 
     What undoes a motion changes much of what there is in detail. Slight changes are as often wrong as right, and would
     harm pictures that are all but sharp.
     """
-    share, most = (some.square().mean((1, 2, 3), keepdim=True) for some in (change, detail(luma)))
+    share, most = (some.square().mean((1, 2, 3), keepdim=True) for some in (change, fine))
     none, all_of_it = _SLIGHT
     return ((share / (most + 1e-9) - none**2) / (all_of_it**2 - none**2)).clamp(0, 1)
 

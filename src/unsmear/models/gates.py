@@ -35,24 +35,24 @@ class Gates(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.ones_(self.last.bias)  # all of all, before anything is learned
 
-    def forward(self, luma: Tensor, estimates: Tensor) -> Tensor:
+    def forward(self, fine: Tensor, estimates: Tensor) -> Tensor:
         """Find the share, in [0, 1], to take of every pixel.
 
         Args:
-            luma: The picture, (B, 1, H, W), float32.
+            fine: `detail` of the picture, float32.
             estimates: What to add to it by each of them, (B, count, H, W), float32.
 
         Returns:
             (B, count, H, W).
         """
-        compared = compare(luma, estimates).permute(0, 2, 3, 1).to(self.first.weight.dtype)
+        compared = compare(fine, estimates).permute(0, 2, 3, 1).to(self.first.weight.dtype)
         shares = self.shares(compared)
         bounded = shares.clamp(0, 1)
         if shares.requires_grad:  # the gradient as if they had no bounds: those beyond could never come back
             bounded = shares + (bounded - shares).detach()
         shares = bounded.float().permute(0, 3, 1, 2)
         shares = functional.interpolate(shares, scale_factor=CELL, mode="bilinear")
-        return shares[..., : luma.shape[2], : luma.shape[3]]
+        return shares[..., : estimates.shape[2], : estimates.shape[3]]
 
     def shares(self, compared: Tensor) -> Tensor:
         """The shares (..., count), not yet clamped, by what `compare` tells, (..., channels)."""
@@ -61,8 +61,8 @@ class Gates(nn.Module):
         return self.last(seen)
 
 
-def compare(luma: Tensor, estimates: Tensor) -> Tensor:
-    """Compare estimates (B, count, H, W) with a picture (B, 1, H, W) and with each other, around every cell.
+def compare(fine: Tensor, estimates: Tensor) -> Tensor:
+    """Compare estimates (B, count, H, W) with `detail` of a picture and with each other, around every cell.
 
     Returns:
         (B, channels, h, w), where h = H / 32, rounded up. Around the cell, and then in the whole picture: how much
@@ -71,7 +71,7 @@ def compare(luma: Tensor, estimates: Tensor) -> Tensor:
     count, every = estimates.shape[1], estimates[..., ::_EVERY, ::_EVERY]
     pairs = list(combinations(range(count), 2))
     one, other = ([pair[side] for pair in pairs] for side in (0, 1))
-    products = torch.cat([detail(luma).square(), every.square(), every[:, one] * every[:, other]], 1)
+    products = torch.cat([fine.square(), every.square(), every[:, one] * every[:, other]], 1)
     cells = functional.avg_pool2d(products, CELL // _EVERY, ceil_mode=True)
     compared = []
     for mean in (mean_around(cells, _AROUND), cells.mean((2, 3), keepdim=True).expand_as(cells)):
