@@ -1,11 +1,12 @@
 """Score weights on pictures they were never trained on: the figures of the README and the model card.
 
-    python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--patterns] [--soften SIGMA] [--model NAME|FILE ...]
+    python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--seed N] [--patterns] [--soften SIGMA]
+                            [--model NAME|FILE ...]
 
-Every picture of the folder, or every photograph that comes with scikit-image, is blurred by its number as the seed at
-three strengths and stored in 8 bits; pairs of real motion are files of one name in the folders `blur` and `sharp`; and
-the sharp pictures themselves should come back as they are. With --patterns regular patterns are made of them first,
-bricks and the like, and with --soften they are softened. The protocol of the PSNR is that of
+Every picture of the folder, or every photograph that comes with scikit-image, is blurred at three strengths, with its
+number beyond --seed as the seed, and stored in 8 bits; pairs of real motion are files of one name in the folders `blur`
+and `sharp`; and the sharp pictures themselves should come back as they are. With --patterns regular patterns are made
+of them first, bricks and the like, and with --soften they are softened. The protocol of the PSNR is that of
 `unsmear.train.validation`.
 """
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("sharp", help='a folder of pictures, or "scikit-image"')
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--model", nargs="+", default=["saphn-s"])
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture's blur")
     parser.add_argument("--patterns", action="store_true", help="make regular patterns of the pictures")
     parser.add_argument("--soften", type=float, default=0.0, help="standard deviation of a Gaussian, pixels")
     parser.add_argument("--limit", type=int, help="only the first N sharp pictures")
@@ -46,7 +48,7 @@ def main() -> None:
     pairs = [(read_picture(p), read_picture(p.parent.parent / "sharp" / p.name)) for p in files]
     sharp = sample_photos() if args.sharp == "scikit-image" else map(read_picture, list_pictures(args.sharp))
     chosen = [prepared(p, number, args) for number, p in enumerate(islice(sharp, args.limit))]
-    validation = Validation(chosen, pairs)
+    validation = Validation(chosen, pairs, args.seed)
     results = {}
     for model in args.model:
         scores = validation.score(Deblurrer(model))

@@ -34,12 +34,14 @@ class Validation:
     """What a network is scored on.
 
     Attributes:
-        sharp: Sharp pictures, (H, W, 3) uint8 each; picture number i is blurred with seed i.
+        sharp: Sharp pictures, (H, W, 3) uint8 each; picture number i is blurred with seed `seed + i`.
         pairs: Blurred and sharp pictures of real motion.
+        seed: Of the first picture.
     """
 
     sharp: Sequence[np.ndarray]
     pairs: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    seed: int = 0
     _blurred: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict, repr=False)
 
     def score(self, deblurrer: Deblurrer) -> dict[str, list[Score]]:
@@ -67,7 +69,7 @@ class Validation:
         """All pictures to score, (blurred, sharp) by the name of their set; blur is made once and kept."""
         if not self._blurred:
             for name in STRENGTHS:
-                self._blurred[name] = [blurred_pair(s, name, seed) for seed, s in enumerate(self.sharp)]
+                self._blurred[name] = [blurred_pair(s, name, seed) for seed, s in enumerate(self.sharp, self.seed)]
             if self.pairs:
                 self._blurred["real"] = list(self.pairs)
             self._blurred["sharp"] = [(s, s) for s in self.sharp]
