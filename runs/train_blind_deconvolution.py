@@ -8,8 +8,8 @@ make of a picture around a place and what is missing there, the gain of any mixt
 every blurred picture is made once, the spectra and correlations of 16 of its places are kept in --pool, and a step over
 384 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
 softened first. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same
-time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed. A
-third or half of what is learned from was never drawn (`imagined_blur.py`).
+time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed. Two
+fifths or half of what is learned from was never drawn (`imagined_blur.py`).
 
 The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
 network, fresh weights by default. Behind another near part the levels of the network know nothing of the blur: train
@@ -104,7 +104,7 @@ def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float]
 
 
 PARTS = {
-    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6, 1 / 3),
+    "near": Part(576, (1, 2, 3), ((MILD, 4), (MEDIUM, 3), (CLEAN, 1)), 2, 0.07, True, 1e-6, 0.4),
     # Small errors at these sizes are none at full size, so they count as none.
     "mid": Part(
         384,
