@@ -119,6 +119,34 @@ def test_softening_is_a_gaussian():
         np.testing.assert_allclose(softened, expected, atol=2e-3)
 
 
+def test_a_share_of_the_crops_is_of_smaller_photos():
+    """Of stripes six pixels wide a smaller photo has more in as many pixels."""
+    stripes = np.repeat(np.arange(180) // 6 % 2, 180).reshape(180, 180, 1).repeat(3, 2).astype(np.uint8) * 255
+
+    def edges(share):
+        counts = []
+        for seed in range(40):
+            source = SharpPhotos([stripes], sharp_share=1.0, shrink_share=share)
+            crop = source.draw(1, 48, 1.0, torch.Generator().manual_seed(seed))[1][0, 0]
+            assert crop.shape == (48, 48)
+            assert 0 <= crop.min() <= crop.max() <= 1
+            bright = crop > 0.5
+            counts.append(max(int((bright.diff(dim=axis).sum(axis)).max()) for axis in (0, 1)))
+        return counts
+
+    plain, half, every = edges(0.0), edges(0.5), edges(1.0)
+    assert set(plain) <= {7, 8}
+    assert 8 <= sum(count > 9 for count in half) <= 28
+    assert max(every) >= 16
+    assert min(every) >= 7
+
+
+def test_a_photo_that_is_hardly_larger_than_the_crop_is_made_hardly_smaller():
+    source = SharpPhotos(photos(height=64, width=70), mixture=(0, 0, 0, 0, 1), shrink_share=1.0)
+    for seed in range(8):
+        assert source.draw(1, 48, 1.0, torch.Generator().manual_seed(seed))[0].shape == (1, 3, 48, 48)
+
+
 def test_pairs_are_cropped_alike():
     sharp = photos()
     source = RealPairs([255 - p for p in sharp], sharp)

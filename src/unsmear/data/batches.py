@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
@@ -41,6 +42,8 @@ class SharpPhotos:
         sharp_share: Share of the batches that are not blurred.
         grain_share: Share of the crops with strong noise, see `random_grain`.
         pattern_share: Share of the crops that are made regular patterns, see `random_pattern`.
+        shrink_share: Share of the crops that are taken from photos made up to 2.5 times smaller, as those that people
+            share are.
     """
 
     pictures: Sequence[np.ndarray]
@@ -50,6 +53,7 @@ class SharpPhotos:
     sharp_share: float = 0.0
     grain_share: float = 0.0
     pattern_share: float = 0.0
+    shrink_share: float = 0.0
 
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw crops with something in them, and blur them with one of the presets, or not at all."""
@@ -69,7 +73,7 @@ class SharpPhotos:
         return synthesize(self._sharp(count, size + 2 * margin, rng), config, rng, margin=margin)
 
     def _sharp(self, count: int, size: int, rng: torch.Generator) -> Tensor:
-        crops = [self._textured(size, rng)[None].float() / 255 for _ in range(count)]
+        crops = [self._textured(size, rng)[None] for _ in range(count)]
         crops = [random_pattern(crop, self.pattern_share, rng) for crop in crops]
         return torch.cat([random_softness(crop, self.soft_share, rng) for crop in crops])
 
@@ -77,13 +81,24 @@ class SharpPhotos:
         """Sky and bokeh teach little: look a few times for a crop whose gradients exceed 3 gray levels."""
         for _ in range(3):
             crop = self._crop(size, rng)
-            if crop[1].float().diff(dim=-1).abs().mean() > 3:
+            if 255 * crop[1].diff(dim=-1).abs().mean() > 3:
                 return crop
         return self._crop(size, rng)
 
     def _crop(self, size: int, rng: torch.Generator) -> Tensor:
-        return random_crop(self.pictures[_below(len(self.pictures), rng)], size, rng)
+        picture = self.pictures[_below(len(self.pictures), rng)]
+        side = size
+        if self.shrink_share:
+            happens, much = torch.rand(2, generator=rng).tolist()
+            if happens < self.shrink_share:
+                side = min(round(size * _SMALLEST**much), *picture.shape[:2])
+        crop = random_crop(picture, max(side, size), rng).float() / 255
+        if side > size:
+            crop = functional.interpolate(crop[None], size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        return crop
 
+
+_SMALLEST = 2.5  # times smaller than it is, no photo is made
 
 # What lies around a crop is drawn with it, so that what moves in from outside is real.
 _PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40), (GOPRO, 40), (CLEAN, 8))

@@ -172,8 +172,8 @@ def _kind(given: str) -> tuple[str, Path]:
 
 def sharp_photos(pictures: Sequence[np.ndarray], config: TrainConfig) -> SharpPhotos:
     """Photos that are blurred as a configuration says: (H, W, 3) uint8 each."""
-    shares = config.soft_share, config.sharp_share, config.grain_share, config.pattern_share
-    return SharpPhotos(pictures, config.mixture, config.curriculum, *shares)
+    names = "soft_share", "sharp_share", "grain_share", "pattern_share", "shrink_share"
+    return SharpPhotos(pictures, config.mixture, config.curriculum, **{name: getattr(config, name) for name in names})
 
 
 def _frames(path: Path, notice: Callable[[str], None]) -> VideoFrames:

@@ -59,6 +59,7 @@ class TrainConfig:
             taken away nor to be made stronger.
         pattern_share: Share of the crops of photos that are made regular patterns, bricks and the like, before they are
             blurred: what repeats must not be taken for the trace of a motion.
+        shrink_share: Share of the crops that are taken from photos made up to 2.5 times smaller.
         frame_share: Share of batches from averaged video frames, where such data is given.
         pair_share: Share of batches from real pairs, where such data is given.
         seed: Seed of everything random.
@@ -105,6 +106,7 @@ class TrainConfig:
     sharp_share: float = 0.0
     grain_share: float = 0.0
     pattern_share: float = 0.0
+    shrink_share: float = 0.0
     frame_share: float = 0.25
     pair_share: float = 1.0
     seed: int = 0
