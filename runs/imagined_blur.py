@@ -20,7 +20,6 @@ ALIKE = 0.3  # share of pictures in which they are the same
 NOISELESS = 0.3  # share of pictures with no noise but that of rounding
 ROUNDING = 1.3e-6  # variance of values of 8 bits, with what JPEG and cameras leave
 GRAY = 0.2  # mean light of a photo, which shot noise grows with
-SOFT = 0.25  # share of samples of photos that are softened
 
 ROW, COLUMN = torch.fft.fftfreq(WINDOW), torch.fft.rfftfreq(WINDOW)
 ORDINARY = (ordinary_power(ROW, COLUMN) + NOISE).log().flatten()
@@ -88,26 +87,6 @@ def _coarser(spectrum: Tensor) -> Tensor:
     return spectrum[:, ::2, ::2][:, :, : WINDOW // 2 + 1].flatten(1)
 
 
-def draw_softness(count: int) -> Tensor:
-    """What lenses, scanners, resampling and sharpening do to the power of photos, mostly nothing: (N, 544).
-
-    Fine detail fades slowly or at once, in circles or along rows and columns apart, and not along both alike: film
-    scans and enlargements are softer across than down, or the other way round. A network that has met none but
-    Gaussian softness takes all this for slight motion.
-    """
-    soft, size, fading, round_, sharpened, width = torch.rand(6, count, 1, 1)
-    sigma = 0.2 + 1.4 * size**1.5  # pixels
-    apart = (torch.rand(count, 1, 1) - 0.5).exp().sqrt()
-    row, column = (2 * math.pi * s * f for s, f in ((sigma * apart, ROW[:, None]), (sigma / apart, COLUMN)))
-    exponent = 1 + 3 * fading**2
-    circles = (row.square() + column.square()) ** (exponent / 2)
-    axes = row.abs() ** exponent + column.abs() ** exponent
-    transfer = (-torch.where(round_ < 0.5, circles, axes) / 2).exp()
-    finer = 1 - (-2 * (math.pi * (0.5 + width)) ** 2 * (ROW[:, None] ** 2 + COLUMN**2)).exp()
-    transfer = transfer * (1 + 4 * (sharpened - 0.75).clamp_min(0) * finer)
-    return torch.where(soft < SOFT, transfer.square(), 1.0).flatten(1)
-
-
 class Imagined:
     """Samples as `train_blind_deconvolution.py` has them in its pool.
 
@@ -154,7 +133,7 @@ class Imagined:
         shot, read = (torch.rand(2, count, 1) ** 2 * torch.tensor(self.noise)[:, None, None]).unbind()
         noise = torch.where(torch.rand(count, 1) < NOISELESS, 0.0, shot * GRAY + read**2) + self.rounding + 1e-8
         sharp = self.sharp[torch.randint(len(self.sharp), (count,))].float().unflatten(1, (6, -1))
-        seen = ((2 * sharp + ORDINARY).exp() - NOISE).clamp_min(0) * draw_softness(count)[:, None]
+        seen = ((2 * sharp + ORDINARY).exp() - NOISE).clamp_min(0)
         # The mean of the logarithms of noise is that of its mean less 0.58.
         spectra = seen * power + noise[:, None] * torch.tensor([1, math.exp(-0.5772)] * 3)[:, None]
         spectra = ((spectra + NOISE).log() - ORDINARY) / 2

@@ -6,10 +6,10 @@ PART is near (motion of up to 14 pixels, at full size), mid (of up to 60, at hal
 quarter). The error of a sum of filters is a quadratic form of their weights: with the correlations of what the filters
 make of a picture around a place and what is missing there, the gain of any mixture is known without the picture. So
 every blurred picture is made once, the spectra and correlations of 16 of its places are kept in --pool, and a step over
-384 places takes milliseconds. Photographs look alike at every size, so they are taken at several, and half of them are
-softened first. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may draw at the same
-time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there is printed. Two
-fifths or half of what is learned from was never drawn (`imagined_blur.py`).
+384 places takes milliseconds. Photographs look alike at every size, so they are taken at many, and two thirds of them
+are made softer or sharper first. A run draws --draw pictures beside those that lie in --pool; runs with other seeds may
+draw at the same time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there
+is printed. Two fifths or half of what is learned from was never drawn (`imagined_blur.py`).
 
 The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
 network, fresh weights by default. Behind another near part the levels of the network know nothing of the blur: train
@@ -34,10 +34,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unsmear.data.batches import VideoFrames, random_crop, random_softness
+from unsmear.data.batches import VideoFrames, random_smaller_crop
 from unsmear.data.blur import CLEAN, MEDIUM, MILD, PRESETS, BlurConfig, synthesize
 from unsmear.data.camera import compress_jpeg
 from unsmear.data.patterns import random_pattern
+from unsmear.data.softness import random_softness
 from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
@@ -54,7 +55,7 @@ PLACES = 16  # of a picture, at most
 SHARD = 100  # pictures in a file, at least
 SHARES = torch.tensor(REC601)  # of the colors in luma
 HELD = 20  # one file of so many is held back, and one photo
-SOFT_SHARE = 0.5
+SOFT_SHARE, SMALLER_SHARE = 0.65, 0.6  # of the photos
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 BATCH, MOTIONS = 384, 12000  # samples of a step; motions that those imagined are of
 WEIGHT_DECAY, NOISE = 0.2, 0.08  # of the training; noise on the spectra
@@ -222,7 +223,7 @@ def luma(pictures: Tensor) -> Tensor:
 
 
 def squares(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> Tensor:
-    """The luma of squares of three photos at one of the sizes, half of them softened, with margins.
+    """The luma of squares of three photos at one of the sizes or smaller, most of them softened, with margins.
 
     They are half, three quarters or all of what can be had.
     """
@@ -230,7 +231,7 @@ def squares(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) ->
     chosen = [pictures[at] for at in torch.randint(len(pictures), (3,), generator=rng).tolist()]
     share = (2 + int(torch.randint(3, (), generator=rng))) / 4
     side = min(int(share * part.side), *(min(p.shape[:2]) - 2 * MARGIN for p in chosen)) // PLACE * PLACE
-    crops = [random_crop(picture, side + 2 * MARGIN, rng)[None].float() / 255 for picture in chosen]
+    crops = [random_smaller_crop(picture, side + 2 * MARGIN, SMALLER_SHARE, rng)[None] / 255 for picture in chosen]
     crops = [random_pattern(crop, part.patterns_share, rng) for crop in crops]
     return torch.cat([luma(random_softness(crop, SOFT_SHARE, rng)) for crop in crops])
 

@@ -26,8 +26,8 @@ import torch
 from skimage.color import gray2rgb
 
 from unsmear import Deblurrer
-from unsmear.data.camera import soften
 from unsmear.data.patterns import random_pattern
+from unsmear.data.softness import soften
 from unsmear.data.store import list_pictures, read_picture
 from unsmear.train.validation import Validation, summarize
 

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from unsmear.data.batches import Batches, RealPairs, SharpPhotos, VideoFrames, random_crop, random_grain
-from unsmear.data.camera import soften
 from unsmear.errors import UsageError
 
 
@@ -62,14 +60,14 @@ def test_blur_grows_with_the_curriculum():
     assert error(0.0) < error(0.6)
 
 
-def test_a_share_of_the_photos_is_soft_before_it_is_blurred():
+def test_a_share_of_the_photos_is_softer_or_sharper_before_it_is_blurred():
     def details(share):
         source = SharpPhotos(photos(), soft_share=share)
         sharp = torch.cat([source.draw(4, 32, 0.0, torch.Generator().manual_seed(s))[1] for s in range(16)])
         return sharp.diff(dim=-1).abs().mean((1, 2, 3))
 
     of_sharp, of_some, of_soft = (details(share) for share in (0.0, 0.5, 1.0))
-    assert (of_soft < of_sharp).all()
+    assert 0.7 < (of_soft < of_sharp).float().mean() < 1  # the others are sharpened
     assert of_soft.max() > 0.9 * of_sharp.min()  # from hardly
     assert of_soft.min() < 0.1 * of_sharp.min()  # to a lot
     assert 16 <= (of_some == of_sharp).sum() <= 48
@@ -109,14 +107,6 @@ def test_grain_is_gray_or_colored_fine_or_coarse():
     assert max(color) > 0.7
     assert min(slope) < 0.8
     assert max(slope) == pytest.approx(2**0.5, abs=0.05)
-
-
-def test_softening_is_a_gaussian():
-    picture = np.random.default_rng(0).random((2, 3, 40, 50)).astype(np.float32)
-    for sigma in (0.25, 1.3, 2.0):
-        softened = soften(torch.from_numpy(picture), sigma).numpy()
-        expected = ndimage.gaussian_filter(picture, (0, 0, sigma, sigma), mode="mirror", truncate=6)
-        np.testing.assert_allclose(softened, expected, atol=2e-3)
 
 
 def test_a_share_of_the_crops_is_of_smaller_photos():

@@ -8,13 +8,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
-from unsmear.data.camera import soften
 from unsmear.data.patterns import random_pattern
+from unsmear.data.softness import random_softness, soften
 from unsmear.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -87,18 +88,8 @@ class SharpPhotos:
 
     def _crop(self, size: int, rng: torch.Generator) -> Tensor:
         picture = self.pictures[_below(len(self.pictures), rng)]
-        side = size
-        if self.shrink_share:
-            happens, much = torch.rand(2, generator=rng).tolist()
-            if happens < self.shrink_share:
-                side = min(round(size * _SMALLEST**much), *picture.shape[:2])
-        crop = random_crop(picture, max(side, size), rng).float() / 255
-        if side > size:
-            crop = functional.interpolate(crop[None], size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-        return crop
+        return random_smaller_crop(picture, size, self.shrink_share, rng).float() / 255
 
-
-_SMALLEST = 2.5  # times smaller than it is, no photo is made
 
 # What lies around a crop is drawn with it, so that what moves in from outside is real.
 _PRESETS = ((MILD, 8), (MEDIUM, 16), (STRONG, 40), (GOPRO, 40), (CLEAN, 8))
@@ -219,14 +210,25 @@ def random_crop(picture: np.ndarray, size: int, rng: torch.Generator) -> Tensor:
     return _crops([picture], size, rng)[0]
 
 
-def random_softness(crop: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Soften a share of all crops (1, 3, H, W) by a Gaussian of 0.25 to 2 pixels.
+def random_smaller_crop(picture: np.ndarray, size: int, share: float, rng: torch.Generator) -> Tensor:
+    """As `random_crop`, of a share of the pictures after these were made up to 2.5 times smaller.
 
-    Photographs that are good to train on are sharp in every pixel, those that people have are seldom. A network that
-    has met none but sharp ones takes soft ones for blurred, and harms them.
+    By one of five filters, as programs have them: what they leave of fine detail differs.
     """
-    happens, softness = torch.rand(2, generator=rng).tolist()
-    return soften(crop, 0.25 + 1.75 * softness) if happens < share else crop
+    if not share:
+        return random_crop(picture, size, rng)
+    happens, much, kind = torch.rand(3, generator=rng).tolist()
+    side = round(size * _SMALLEST**much) if happens < share else size
+    crop = random_crop(picture, max(size, min(side, *picture.shape[:2])), rng)
+    if crop.shape[1] == size:
+        return crop
+    image = Image.fromarray(crop.permute(1, 2, 0).numpy())
+    smaller = image.resize((size, size), _RESAMPLING[int(kind * len(_RESAMPLING))])
+    return torch.from_numpy(np.array(smaller)).permute(2, 0, 1)
+
+
+_SMALLEST = 2.5  # times smaller than it is, no photo is made
+_RESAMPLING = (Resampling.BOX, Resampling.BILINEAR, Resampling.HAMMING, Resampling.BICUBIC, Resampling.LANCZOS)
 
 
 def random_grain(pictures: Tensor, share: float, rng: torch.Generator) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What a camera does to light: soft lenses, response curve, clipping, noise and JPEG."""
+"""What a camera does to light: response curve, clipping, noise and JPEG."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -51,27 +50,6 @@ class Camera:
     @property
     def _swing(self) -> float:
         return math.tanh(self.contrast / 4)
-
-
-def soften(values: Tensor, sigma: float) -> Tensor:
-    """Softens pictures as a lens, a scanner or an enlargement does: a Gaussian, alike in all directions.
-
-    Args:
-        values: (B, C, H, W), sides above `4 * sigma`; they are continued by reflection.
-        sigma: standard deviation, pixels, > 0.
-
-    Returns:
-        As many, of the same range.
-    """
-    reach = math.ceil(3.5 * sigma)
-    places = torch.arange(-reach, reach + 1, device=values.device, dtype=values.dtype)
-    weights = (-((places / sigma) ** 2) / 2).exp()
-    row = (weights / weights.sum()).expand(values.shape[1], 1, 1, -1)
-    for kernel in (row, row.mT):
-        down, right = (side // 2 for side in kernel.shape[2:])
-        around = functional.pad(values, (right, right, down, down), mode="reflect")
-        values = functional.conv2d(around, kernel, groups=len(kernel))
-    return values
 
 
 def add_noise(light: Tensor, shot: float, read: float, generator: torch.Generator) -> Tensor:

@@ -52,8 +52,8 @@ class TrainConfig:
         compile: Whether to compile the network (worth it on a GPU).
         mixture: Shares of the presets mild, medium, strong, gopro and clean of synthetic blur; those left out are 0.
         curriculum: Whether medium blur and then the two strong presets come in over the first half of the steps only.
-        soft_share: Share of the crops of photos that are softened, by a Gaussian of 0.25 to 2 pixels, before they are
-            blurred: soft pictures must not be taken for blurred ones.
+        soft_share: Share of the crops of photos that are softened, half of them by a Gaussian of 0.25 to 2 pixels,
+            before they are blurred: soft pictures must not be taken for blurred ones.
         sharp_share: Share of the batches of photos that are not blurred at all: what is sharp must stay as it is.
         grain_share: Share of the crops of photos that get strong noise, blurred and sharp alike: noise is neither to be
             taken away nor to be made stronger.
