@@ -43,7 +43,6 @@ PICTURES = Part(
 )
 CELLS = 24  # of a picture
 BATCH, RATE, WEIGHT_DECAY, NOISE = 48, 3e-3, 0.5, 0.1  # of the training; noise on what is compared, of its deviation
-BEYOND = 0.01  # what shares out of bounds cost, or they would never come back
 
 
 def main() -> None:
@@ -110,16 +109,14 @@ def train(args: argparse.Namespace) -> Gates:
         optimizer.param_groups[0]["lr"] = share * RATE
         picked = torch.randint(len(compared), (BATCH,))
         seen = (compared[picked] - mean) / deviation
-        shares = gates.shares(seen + NOISE * torch.randn(seen.shape))
-        within = shares.clamp(0, 1)
-        gained = gain(within, products[picked])
-        loss = -(gained + args.harm * gained.clamp(max=0)).mean() + BEYOND * (shares - within).square().mean()
+        gained = gain(gates.shares(seen + NOISE * torch.randn(seen.shape)), products[picked])
+        loss = -(gained + args.harm * gained.clamp(max=0)).mean()
         gates.zero_grad()
         loss.backward()
         optimizer.step()
         if step % 500 == 499 or step == args.steps - 1:
             with torch.no_grad():
-                there = gain(gates.shares((held[0] - mean) / deviation).clamp(0, 1), held[1])
+                there = gain(gates.shares((held[0] - mean) / deviation), held[1])
             harm = there.clamp(max=0).mean()
             print(f"step {step + 1}: held back {there.mean():+.3f} dB, of it harm {harm:+.3f} dB", flush=True)
     with torch.no_grad():  # from here on the first layer does what was done before it

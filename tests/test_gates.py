@@ -56,14 +56,22 @@ def test_any_size_has_shares_within_bounds(size):
     assert shares.max() <= 1
 
 
-@pytest.mark.parametrize("bias", [-3.0, 0.5, 3.0])
-def test_shares_beyond_their_bounds_can_come_back(bias):
+@pytest.mark.parametrize(("bias", "sign", "moves"), [(-3, -1, True), (-3, 1, False), (3, 1, True), (3, -1, False)])
+def test_shares_beyond_their_bounds_come_back_and_go_no_further(bias, sign, moves):
     gates = Gates(3)
     torch.nn.init.constant_(gates.last.bias, bias)
     shares = gates(detail(scene(64)[:, :1]), torch.randn(1, 3, 64, 64))
     torch.testing.assert_close(shares, torch.full_like(shares, min(max(bias, 0), 1)))
-    shares.sum().backward()
-    assert (gates.last.bias.grad > 0).all()
+    (sign * shares).sum().backward()
+    assert gates.last.bias.grad.ne(0).all() if moves else gates.last.bias.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_shares_within_their_bounds_move_both_ways(sign):
+    gates = Gates(3)
+    torch.nn.init.constant_(gates.last.bias, 0.5)
+    (sign * gates(detail(scene(64)[:, :1]), torch.randn(1, 3, 64, 64))).sum().backward()
+    assert (sign * gates.last.bias.grad > 0).all()
 
 
 def test_no_picture_and_no_change_have_finite_shares():

@@ -6,6 +6,7 @@ is and beside what the others would, tells which of them to follow, and how far.
 """
 
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,19 +47,30 @@ class Gates(nn.Module):
             (B, count, H, W).
         """
         compared = compare(fine, estimates).permute(0, 2, 3, 1).to(self.first.weight.dtype)
-        shares = self.shares(compared)
-        bounded = shares.clamp(0, 1)
-        if shares.requires_grad:  # the gradient as if they had no bounds: those beyond could never come back
-            bounded = shares + (bounded - shares).detach()
-        shares = bounded.float().permute(0, 3, 1, 2)
+        shares = self.shares(compared).float().permute(0, 3, 1, 2)
         shares = functional.interpolate(shares, scale_factor=CELL, mode="bilinear")
         return shares[..., : estimates.shape[2], : estimates.shape[3]]
 
     def shares(self, compared: Tensor) -> Tensor:
-        """The shares (..., count), not yet clamped, by what `compare` tells, (..., channels)."""
+        """The shares (..., count), in [0, 1], by what `compare` tells, (..., channels)."""
         seen = functional.gelu(self.first(compared))
         seen = seen + functional.gelu(self.second(seen))
-        return self.last(seen)
+        return _Bounded.apply(self.last(seen))  # type: ignore[return-value]
+
+
+class _Bounded(torch.autograd.Function):
+    """Clamps to [0, 1]. Those beyond have a gradient, too, if it leads back: else they never could."""
+
+    @staticmethod
+    def forward(ctx: Any, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(shares)
+        return shares.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (shares,) = ctx.saved_tensors
+        away = (shares > 1) & (gradient < 0) | (shares < 0) & (gradient > 0)
+        return gradient.masked_fill(away, 0)
 
 
 def compare(fine: Tensor, estimates: Tensor) -> Tensor:
