@@ -11,9 +11,9 @@ are made softer or sharper first. A run draws --draw pictures beside those that 
 draw at the same time, with --steps 0. Every 20th file is held back and has photos of its own, and what is gained there
 is printed. Two fifths or half of what is learned from was never drawn (`imagined_blur.py`).
 
-The part begins with fresh weights, or with --keep goes on from those that --init has; --init gives the rest of the
-network, fresh weights by default. Behind another near part the levels of the network know nothing of the blur: train
-them again.
+The part begins with fresh weights, or with --keep goes on from those that --init has, with --rest as well in what
+follows the layers that see spectra alone; --init gives the rest of the network, fresh weights by default. Behind
+another near part the levels of the network know nothing of the blur: train them again.
 """
 
 import argparse
@@ -131,9 +131,11 @@ def main() -> None:
     parser.add_argument("--init", help="weights of the network to begin with")
     parser.add_argument("--filters", type=int, help="mix so many, those beyond what --init mixes from zero on")
     parser.add_argument("--keep", action="store_true", help="go on with the part that --init has")
+    parser.add_argument("--rest", action="store_true", help="train only what follows the layers that see spectra")
     parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
     parser.add_argument("--frames-share", type=float, help="share of these that are averaged frames")
     parser.add_argument("--patterns-share", type=float, help="share of the photos that are made regular patterns")
+    parser.add_argument("--imagined", type=float, help="share of the samples that are not drawn")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
     parser.add_argument("--rate", type=float, default=3e-3, help="of Muon; AdamW has half of it")
     parser.add_argument("--harm", type=float, default=2.0, help="what a picture loses counts so many times more")
@@ -150,7 +152,7 @@ def main() -> None:
         setattr(network.blind, args.part, module)
     args.pool.mkdir(parents=True, exist_ok=True)
     part, filters = PARTS[args.part], module.filters
-    told = {"frames_share": args.frames_share, "patterns_share": args.patterns_share}
+    told = {name: getattr(args, name) for name in ("frames_share", "patterns_share", "imagined")}
     part = dataclasses.replace(part, **{name: share for name, share in told.items() if share is not None})
     photos = [list(reduced(args.photos, size)) for size in part.sizes]
     fill_pool(
@@ -307,8 +309,11 @@ def train(module: SpectralDeconvolution, part: Part, imagined: Imagined, args: a
     best = best_gain(len(module.filters), part.floor, among, missing, error).mean()
     print(f"the best mixtures would gain {best:+.3f} dB there")
     torch.manual_seed(args.seed)
-    matrices = [weight for weight in module.read.parameters() if weight.ndim > 1]
-    others = [*module.mix.parameters(), *(weight for weight in module.read.parameters() if weight.ndim == 1)]
+    read = module.read.rest if args.rest else module.read
+    for weight in set(module.read.parameters()) - set(read.parameters()):
+        weight.requires_grad = False
+    matrices = [weight for weight in read.parameters() if weight.ndim > 1]
+    others = [*module.mix.parameters(), *(weight for weight in read.parameters() if weight.ndim == 1)]
     muon = Muon(matrices, lr=args.rate, weight_decay=WEIGHT_DECAY)
     adamw = torch.optim.AdamW(others, lr=args.rate / 2, weight_decay=WEIGHT_DECAY)
     unseen = round(part.imagined * BATCH)
