@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MARGIN = 16  # pixels around a picture that softness may reach
+_MARGIN = 16  # pixels around a picture that softness may reach, or what there is to reflect
 
 
 def random_softness(crop: Tensor, share: float, rng: torch.Generator) -> Tensor:
@@ -24,14 +24,15 @@ def random_softness(crop: Tensor, share: float, rng: torch.Generator) -> Tensor:
         return crop
     if happens < share / 2:
         return soften(crop, 0.25 + 1.75 * softness)
-    around = functional.pad(crop, [MARGIN] * 4, mode="reflect")
+    margin = min(_MARGIN, *(side - 1 for side in crop.shape[2:]))
+    around = functional.pad(crop, [margin] * 4, mode="reflect")
     height, width = around.shape[2:]
-    transfer = draw_transfer(torch.fft.fftfreq(height), torch.fft.rfftfreq(width), 1, rng)
+    transfer = draw_transfer(torch.fft.fftfreq(height), torch.fft.rfftfreq(width), rng)
     softened = torch.fft.irfft2(torch.fft.rfft2(around) * transfer, s=(height, width))
-    return softened[..., MARGIN:-MARGIN, MARGIN:-MARGIN].clamp(0, 1)
+    return softened[..., margin : height - margin, margin : width - margin].clamp(0, 1)
 
 
-def draw_transfer(row: Tensor, column: Tensor, count: int, rng: torch.Generator) -> Tensor:
+def draw_transfer(row: Tensor, column: Tensor, rng: torch.Generator) -> Tensor:
     """Draw what makes photos softer, or fine detail stronger: factors of frequencies.
 
     Fine detail fades slowly or at once, in circles or along rows and columns apart, and not along both alike: film
@@ -40,20 +41,19 @@ def draw_transfer(row: Tensor, column: Tensor, count: int, rng: torch.Generator)
     Args:
         row: Vertical frequencies (R,), cycles per pixel.
         column: Horizontal ones (C,).
-        count: How many to draw.
         rng: What random numbers are drawn from, on the CPU.
 
     Returns:
-        (count, R, C), 0 or more, 1 at frequency 0.
+        (R, C), 0 or more, 1 at frequency 0.
     """
-    size, fading, circles, sharpened, width, apart = torch.rand(6, count, 1, 1, generator=rng)
+    size, fading, circles, sharpened, width, apart = torch.rand(6, generator=rng)
     sigma = 0.2 + 1.4 * size**1.5  # pixels, of a Gaussian
-    apart = ((apart - 0.5) / 2).exp()
+    apart = ((apart - 0.5) / 2).exp()  # up to 1.65 between rows and columns
     down, across = (2 * math.pi * s * f for s, f in ((sigma * apart, row[:, None]), (sigma / apart, column)))
     exponent = 1 + 3 * fading**2
     round_ = (down.square() + across.square()) ** (exponent / 2)
     square = down.abs() ** exponent + across.abs() ** exponent
-    transfer = (-torch.where(circles < 0.5, round_, square) / 2).exp()
+    transfer = (-(round_ if circles < 0.5 else square) / 2).exp()
     finer = 1 - (-2 * (math.pi * (0.5 + width)) ** 2 * (row[:, None] ** 2 + column**2)).exp()
     return transfer * (1 + 6 * (sharpened - 0.6).clamp_min(0) * finer)
 
