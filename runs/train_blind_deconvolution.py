@@ -310,8 +310,8 @@ def train(module: SpectralDeconvolution, part: Part, imagined: Imagined, args: a
     print(f"the best mixtures would gain {best:+.3f} dB there")
     torch.manual_seed(args.seed)
     read = module.read.rest if args.rest else module.read
-    for weight in set(module.read.parameters()) - set(read.parameters()):
-        weight.requires_grad = False
+    module.read.requires_grad_(False)
+    read.requires_grad_()
     matrices = [weight for weight in read.parameters() if weight.ndim > 1]
     others = [*module.mix.parameters(), *(weight for weight in read.parameters() if weight.ndim == 1)]
     muon = Muon(matrices, lr=args.rate, weight_decay=WEIGHT_DECAY)

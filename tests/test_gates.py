@@ -70,7 +70,9 @@ def test_shares_beyond_their_bounds_come_back_and_go_no_further(bias, sign, move
 def test_shares_within_their_bounds_move_both_ways(sign):
     gates = Gates(3)
     torch.nn.init.constant_(gates.last.bias, 0.5)
-    (sign * gates(detail(scene(64)[:, :1]), torch.randn(1, 3, 64, 64))).sum().backward()
+    shares = gates(detail(scene(64)[:, :1]), torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(shares, torch.full_like(shares, 0.5))
+    (sign * shares).sum().backward()
     assert (sign * gates.last.bias.grad > 0).all()
 
 
