@@ -165,7 +165,8 @@ def main() -> None:
         SHARD * PLACES,
     )
     if args.steps:
-        train(module, part, imagine(part, filters, photos, MOTIONS, args.seed), args)
+        imagined = imagine(part, filters, photos, MOTIONS, args.seed) if part.imagined else None
+        train(module, part, imagined, args)
         save_model(network, args.out)
         print(f"wrote {args.out}")
 
@@ -301,7 +302,7 @@ def imagine(part: Part, filters: Tensor, photos: list[list[np.ndarray]], motions
     return Imagined(torch.cat(sharp), draw_motions(motions, part.blur, part.side, rng), filters, noise, part.rounded)
 
 
-def train(module: SpectralDeconvolution, part: Part, imagined: Imagined, args: argparse.Namespace) -> None:
+def train(module: SpectralDeconvolution, part: Part, imagined: Imagined | None, args: argparse.Namespace) -> None:
     """Train what reads the spectra and mixes the filters: the mean gain of the mixtures in dB, harm counted more."""
     pool, held = (read_pool(args.pool, f"{args.part}-{name}*.pt") for name in ("[0-9]", "held"))
     print(f"{len(pool[0])} samples, {len(held[0])} held back", flush=True)
@@ -321,8 +322,10 @@ def train(module: SpectralDeconvolution, part: Part, imagined: Imagined, args: a
         share = min(1, (step + 1) / 100) * math.cos(math.pi / 2 * step / args.steps) ** 2
         muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = share * args.rate, share * args.rate / 2
         picked = torch.randint(len(pool[0]), (BATCH - unseen,))
-        drawn = [column[picked].float() for column in pool]
-        spectra, among, missing, error = map(torch.cat, zip(drawn, imagined.draw(unseen), strict=True))
+        samples = [[column[picked].float() for column in pool]]
+        if imagined is not None:
+            samples.append(imagined.draw(unseen))
+        spectra, among, missing, error = map(torch.cat, zip(*samples, strict=True))
         spectra += NOISE * torch.randn(spectra.shape)
         around, whole = spectra[:, : 2 * BINS], spectra[:, -2 * BINS :]
         whole[:] = torch.where(torch.rand(len(whole), 1) < SMALL, around, whole)
