@@ -17,14 +17,12 @@ def tune_process() -> None:
     - OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT, unless they are set: PyTorch's idle threads otherwise spin for
       milliseconds, and keep the processors from the operators' own threads; but to sleep at once costs a wake-up for
       each of a thousand small steps. They look for work a few microseconds long.
-    - THP_MEM_ALLOC_ENABLE=1, unless it is set: PyTorch asks Linux for memory in pages of 2 MB, not of 4 KB.
     - With the GNU C library, freed memory is kept for what comes next. A feature map of 30 MB is otherwise given back
       to the system, fetched again and cleared for every layer, which takes longer than many of the layers. The process
       then stays at the size of its largest picture; the environment's MALLOC_TRIM_THRESHOLD_ is respected.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         with suppress(OSError, AttributeError):  # other C libraries have no mallopt
             library = ctypes.CDLL(None)
@@ -35,8 +33,8 @@ def tune_process() -> None:
 def give_back_freed() -> None:
     """With the GNU C library on Linux, give freed memory back to the system, wherever in the process it lies.
 
-    For a large pass, between its parts: what one part leaves lies between what stays in use, in pieces of which few fit
-    the next part, so kept it would add to the peak. To fetch and clear some of it again takes time, too.
+    For a large pass, before the part that needs most: what others leave lies between what stays in use, in pieces of
+    which few fit that part, so kept it would add to the peak. To fetch and clear some of it again takes time, too.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # other C libraries have no malloc_trim

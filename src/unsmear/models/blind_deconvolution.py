@@ -28,6 +28,7 @@ FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which si
 _SLIGHT = 0.03, 0.06  # root mean square of the change to that of detail, from nothing to all of it
 _TOO_BRIGHT = 0.1, 0.25  # beyond white, from all of the change to nothing
 _HIDDEN = 256
+_EVERY = 2  # windows: from one place that has weights of its own to the next
 
 
 class FirstLook(NamedTuple):
@@ -75,15 +76,16 @@ class BlindDeconvolution(nn.Module):
         with no_autocast(x.device):
             fine = detail(luma)
             shares = self.gates(fine, estimates.detach())
-        changes = shares * estimates
-        change = changes.sum(1, keepdim=True)
+        near, *longer = (shares * estimates).split(1, 1)
+        long = sum(longer)
+        change = near + long
         if not self.learns:  # they could never begin without slight changes
-            changes, change = (some * _trust(change, fine) for some in (changes, change))
+            trust = _trust(change, fine)
+            change, long = trust * change, trust * long
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
         with no_autocast(x.device):
-            without_long = luma + changes[:, 1:].sum(1, keepdim=True)
-            responses = correlate_folded(without_long, self.near.filters[: self.shared], self.fold)
+            responses = correlate_folded(luma + long, self.near.filters[: self.shared], self.fold)
         correction = functional.pixel_unshuffle(change.to(x.dtype), self.fold)
         return FirstLook(correction, responses.to(found.dtype), features)
 
@@ -138,14 +140,12 @@ class SpectralDeconvolution(nn.Module):
         That is (B, channels + count, h, w), for places 32 pixels apart. Between those mixtures are blended linearly.
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
-            spectra = log_spectra(luma, step=2).permute(0, 2, 3, 1)
+            spectra = log_spectra(luma, step=_EVERY).permute(0, 2, 3, 1)
         seen, weights = self.weigh(spectra.flatten(0, 2))
         found = torch.cat([seen, weights], 1).view(*spectra.shape[:3], -1).permute(0, 3, 1, 2)
         with no_autocast(luma.device):
-            between = [2 * side - 1 for side in found.shape[2:]]
             weights = found[:, -len(self.filters) :].float()
-            weights = functional.interpolate(weights, between, mode="bilinear", align_corners=True)
-            mixed = filter_flow(luma[:, 0], weights, self.filters.float(), PLACE)
+            mixed = filter_flow(luma[:, 0], weights, self.filters.float(), _EVERY * PLACE)
         return mixed[:, None], found
 
     def weigh(self, spectra: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class Gates(nn.Module):
             (B, count, H, W).
         """
         compared = compare(fine, estimates).permute(0, 2, 3, 1).to(self.first.weight.dtype)
-        shares = self.shares(compared).float().permute(0, 3, 1, 2)
+        shares = self.shares(compared).float().permute(0, 3, 1, 2).contiguous()
         shares = functional.interpolate(shares, scale_factor=CELL, mode="bilinear")
         return shares[..., : estimates.shape[2], : estimates.shape[3]]
 

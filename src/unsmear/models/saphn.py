@@ -31,7 +31,7 @@ from unsmear.ops import distribute_descriptors, gate_descriptors, gather_descrip
 from unsmear.ops.dispatch import takes_kernels
 from unsmear.process import give_back_freed
 
-_LARGE = 2**20  # values of a picture: the parts of smaller passes leave little behind
+_LARGE = 2**20  # values of a picture: smaller passes leave little behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,10 +322,11 @@ class SAPHN(Network):
         lower: Tensor | None = None
         first_look = None if self.blind is None else self.blind(x)
         if first_look is not None:
-            estimate = blurred + first_look.correction.repeat(1, 3, 1, 1)  # the same for every color
+            estimate = _add_to_colors(blurred, first_look.correction)
             yield estimate
+        large = takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE
         for level in range(self.config.levels, 0, -1):
-            if takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE:
+            if large and self.config.level_widths(level) == self.config.widths:  # thin levels need little memory
                 give_back_freed()
             features = self._encode(level, to_patches(estimate, level))
             if lower is not None:
@@ -341,7 +342,7 @@ class SAPHN(Network):
                 residual = stitch(residual, above)
             if first_look is not None:
                 weights, own = residual.tensor_split([self.config.filter_basis], 1)
-                residual = own + mix_filters(weights, first_look.responses).repeat(1, 3, 1, 1)
+                residual = _add_to_colors(own, mix_filters(weights, first_look.responses))
                 del weights, own  # views of what the decoder gave
             if self.config.residual:
                 estimate = estimate + residual
@@ -362,6 +363,11 @@ class SAPHN(Network):
         if self.checkpoint_activations and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(lambda *inputs: decoder(list(inputs)), *features, use_reentrant=False))
         return decoder(features)
+
+
+def _add_to_colors(x: Tensor, luma: Tensor) -> Tensor:
+    """Add (B, fold * fold, h, w) to each of three colors, (B, 3 * fold * fold, h, w)."""
+    return (x.unflatten(1, (3, -1)) + luma[:, None]).flatten(1, 2)
 
 
 # Level l halves each patch of level l-1: along the height at even levels, along the width at odd ones. Patches

@@ -50,7 +50,8 @@ def log_spectra(luma: Tensor, step: int = 1) -> Tensor:
     for along in AROUND:
         spectra += [logarithm(mean_around(power, along, step)), mean_around(every, along, step)]
     whole = logarithm(power.mean((2, 3), keepdim=True)), every.mean((2, 3), keepdim=True)
-    return torch.cat([*spectra, *(mean.expand_as(spectra[0]) for mean in whole)], 1)
+    spectra += [mean.expand_as(spectra[0]) for mean in whole]
+    return torch.cat([some.movedim(1, 3) for some in spectra], 3).movedim(3, 1)  # in memory place by place
 
 
 def ordinary_power(row: Tensor, column: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ class SpectrumReader(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         rows, columns = (torch.arange(-_MARGIN, size + _MARGIN) % WINDOW for size in (WINDOW, WINDOW // 2 + 1))
-        self.register_buffer("frequencies", whole_plane()[rows][:, columns], persistent=False)
+        self.register_buffer("frequencies", whole_plane()[rows][:, columns].flatten(), persistent=False)
+        self.plane = len(rows), len(columns)
         self.all_at_once = nn.Linear(SPECTRA * BINS, _AT_ONCE, bias=False)
         self.fine = nn.Conv2d(SPECTRA, 16, 3)
         self.coarse = nn.Conv2d(16, 32, 5, stride=2)
@@ -110,7 +112,8 @@ class SpectrumReader(nn.Module):
 
     def _shapes(self, spectra: Tensor) -> Tensor:
         """What the convolutions find in the spectra of some places."""
-        pictures = spectra.unflatten(1, (SPECTRA, BINS))[:, :, self.frequencies]
+        spectra = spectra.unflatten(1, (SPECTRA, BINS))
+        pictures = spectra.gather(2, self.frequencies.expand(*spectra.shape[:2], -1)).unflatten(2, self.plane)
         for convolution in (self.fine, self.coarse):
             pictures = functional.gelu(convolution(pictures))
         return self.shapes(pictures.flatten(1))

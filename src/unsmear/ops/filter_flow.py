@@ -21,10 +21,10 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
 
     Args:
         picture: (B, H, W), float32 or float64. Beyond its border it goes on as it ends.
-        weights: Of the filters at places, (B, count, h, w). The first place lies `spacing` pixels down and right of the
+        weights: Of the filters at places, (B, count, h, w). The first place lies half of `spacing` down and right of the
             corner; where the places end before the picture, the last ones' filters go on.
         filters: (count, side, side), an odd side.
-        spacing: Pixels from one place to the next.
+        spacing: Pixels from one place to the next, an even number.
 
     Returns:
         (B, H, W); differentiable in all three.
@@ -32,12 +32,13 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
     height, width = picture.shape[1:]
     side = filters.shape[-1]
     reach, square = 2 * spacing, 2 * spacing + side - 1  # of what a filter gives, and of what it takes
-    rows, columns = (max(1, -(-length // spacing) - 1) for length in (height, width))
+    lead = spacing // 2  # from the corner to the first place; its blend begins as much before the picture
+    rows, columns = (max(1, -(-(length - lead) // spacing)) for length in (height, width))
     weights = functional.pad(weights, (0, columns - weights.shape[3], 0, rows - weights.shape[2]), mode="replicate")
 
-    margin = side // 2
-    below, right = ((n + 1) * spacing - length + margin for n, length in ((rows, height), (columns, width)))
-    picture = functional.pad(picture[:, None], (margin, right, margin, below), mode="replicate")[:, 0]
+    before = lead + side // 2
+    below, right = (n * spacing + before - length for n, length in ((rows, height), (columns, width)))
+    picture = functional.pad(picture[:, None], (before, right, before, below), mode="replicate")[:, 0]
     squares = picture.unfold(1, square, spacing).unfold(2, square, spacing)
 
     padded = functional.pad(filters, (0, square - side, 0, square - side))
@@ -51,7 +52,7 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
         filtered = torch.fft.irfft2(filtered, s=(square, square))[..., :reach, :reach]
         blended = filtered * along_rows[some, None, :, None] * along_columns[:, None]
         strips.append(_add_overlaps(blended.transpose(2, 3), 3))  # (B, few, reach, width)
-    return _add_overlaps(torch.cat(strips, 1), 1)[:, :height, :width]
+    return _add_overlaps(torch.cat(strips, 1), 1)[:, lead : lead + height, lead : lead + width]
 
 
 def _blends(places: int, spacing: int, like: Tensor) -> Tensor:

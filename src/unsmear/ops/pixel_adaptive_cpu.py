@@ -51,7 +51,7 @@ def depthwise_generated(
     out = torch.empty_like(source)
     run(
         kernels.depthwise(k, "made"), _blocks(x),
-        source, fill(by_tap), _chunks(weight), _bias(bias, x, channels), out, height, width, source.shape[-1],
+        source, fill(by_tap), _chunks(2 * weight), _bias(bias, x, channels), out, height, width, source.shape[-1],
     )  # fmt: skip
     return to_image(out, channels)
 

@@ -90,8 +90,7 @@ def depthwise(k: int, factors_are: str) -> Callable[..., None]:
                     for n in range(0, step, lanes):
                         low = load(factors, channels * step + n)
                         for at in range(n, width * step, step):
-                            half = sigmoid(add(load(made, at), low))
-                            store(made, at, add(half, half))
+                            store(made, at, sigmoid(add(load(made, at), low)))
                 for n in range(channels // lanes):
                     there = (n * rows + i) * wide * lanes
                     if is_turned:

@@ -1,5 +1,7 @@
 """Matrix products inside SIMD registers, for numba: the inner loops of the CPU operators."""
 
+from functools import reduce
+
 from llvmlite import ir
 from numba import types
 
@@ -172,12 +174,13 @@ def weigh(typing, k, count, x, x_at, x_row, f, f_at, f_pixel, f_row, f_tap, w, w
         bias = emit_load(builder, place(b_type, b, b_at), vector)
 
         def step(m, _):
-            sum_ = bias
+            sums = [bias, *[ir.Constant(vector.ir, None)] * (width - 1)]  # one a row: they do not wait for each other
             for (dy, dx), weight in zip(taps, weights, strict=True):
                 factor = builder.load(place(f_type, f, f_at, (f_pixel, m), (f_row, dy), (f_tap, dx)))
                 weight = builder.fmul(emit_broadcast(builder, factor, vector), weight, flags=("contract",))
                 neighbor = emit_load(builder, place(x_type, x, x_at, (lanes, m), (x_row, dy), (lanes, dx)), vector)
-                sum_ = emit_multiply_add(builder, weight, neighbor, sum_)
+                sums[dy] = emit_multiply_add(builder, weight, neighbor, sums[dy])
+            sum_ = reduce(builder.fadd, sums)
             emit_store(builder, place(out_type, out, out_at, (out_pixel, m)), sum_, vector)
             return []
 

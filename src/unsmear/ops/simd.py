@@ -210,10 +210,10 @@ def sigmoid(typing, x):
     """The logistic function 1 / (1 + exp(-x))."""
 
     def generate(context, builder, signature, args):
-        one = ir.Constant(x.ir, [1.0] * x.lanes)
-        above = builder.fcmp_ordered(">", args[0], ir.Constant(x.ir, None))
-        small = _exp(builder, builder.select(above, builder.fneg(args[0]), args[0]), x)  # of -|x|: no overflow
-        return builder.fdiv(builder.select(above, one, small), builder.fadd(one, small))
+        one, most = (ir.Constant(x.ir, [value] * x.lanes) for value in (1.0, 80.0))
+        value = builder.fneg(args[0])
+        value = builder.select(builder.fcmp_ordered(">", value, most), most, value)  # of more, exp would be infinite
+        return builder.fdiv(one, builder.fadd(one, _exp(builder, value, x)))
 
     return x(x), generate
 
