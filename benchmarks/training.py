@@ -13,7 +13,7 @@ import time
 
 from unsmear.process import tune_process
 
-tune_process()  # before PyTorch is loaded
+tune_process(training=True)  # before PyTorch is loaded
 
 import torch
 from torch import nn

@@ -22,7 +22,7 @@ from typing import Any
 
 from unsmear.process import tune_process
 
-tune_process()  # before PyTorch is loaded
+tune_process(training=True)  # before PyTorch is loaded
 
 from unsmear import Deblurrer, create_model
 from unsmear.cost import count_macs

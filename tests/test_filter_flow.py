@@ -10,7 +10,7 @@ from unsmear.ops.filter_flow import filter_flow
 
 def blends(places, spacing, length):
     """How much every place counts at every pixel along one axis, (places, length)."""
-    middles = spacing * (np.arange(places) + 1) - 0.5
+    middles = spacing * (np.arange(places) + 0.5) - 0.5
     return np.stack([np.interp(np.arange(length), middles, one) for one in np.eye(places)])
 
 
@@ -34,11 +34,11 @@ def drawn(height, width, places, count=3, side=5, batch=1):
 @pytest.mark.parametrize(
     ("size", "places", "spacing"),
     [
-        ((32, 48), (3, 5), 8),  # multiples of the spacing
-        ((29, 43), (2, 4), 8),  # places end before the picture does
+        ((32, 48), (4, 6), 8),  # multiples of the spacing
+        ((29, 43), (3, 4), 8),  # places end before the picture does
         ((16, 16), (1, 1), 8),
-        ((5, 40), (1, 4), 8),  # lower than from one place to the next
-        ((200, 96), (11, 5), 16),
+        ((3, 40), (1, 4), 8),  # lower than from the corner to the first place
+        ((216, 112), (6, 3), 32),
     ],
 )
 @pytest.mark.parametrize("side", [1, 5, 17])
@@ -51,7 +51,7 @@ def test_every_place_has_its_filter(size, places, spacing, side):
 
 
 def test_strips_join_without_a_seam(monkeypatch):
-    picture, weights, filters = drawn(160, 96, (9, 5))
+    picture, weights, filters = drawn(160, 96, (10, 6))
     whole = filter_flow(picture, weights, filters, 16)
     monkeypatch.setattr("unsmear.ops.filter_flow._AT_ONCE", 1)
     torch.testing.assert_close(filter_flow(picture, weights, filters, 16), whole)

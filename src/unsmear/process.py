@@ -11,7 +11,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT = 2**31 - 1
 
 
-def tune_process() -> None:
+def tune_process(*, training: bool = False) -> None:
     """Set up the process, for all of it and for good; to be called before torch is imported.
 
     - OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT, unless they are set: PyTorch's idle threads otherwise spin for
@@ -20,9 +20,13 @@ def tune_process() -> None:
     - With the GNU C library, freed memory is kept for what comes next. A feature map of 30 MB is otherwise given back
       to the system, fetched again and cleared for every layer, which takes longer than many of the layers. The process
       then stays at the size of its largest picture; the environment's MALLOC_TRIM_THRESHOLD_ is respected.
+    - For training THP_MEM_ALLOC_ENABLE=1, unless it is set: PyTorch asks Linux for memory in pages of 2 MB, not 4 KB.
+      Steps use the same memory again and again. A pass does not gain, and Linux takes long to find so large ones.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if training:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         with suppress(OSError, AttributeError):  # other C libraries have no mallopt
             library = ctypes.CDLL(None)

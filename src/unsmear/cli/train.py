@@ -10,6 +10,7 @@ import typer
 
 from unsmear.cli.terminal import ignore, say
 from unsmear.errors import UsageError
+from unsmear.process import tune_process
 
 if TYPE_CHECKING:
     from unsmear.train.loop import Row
@@ -48,6 +49,7 @@ def train(
     Sharp photos are blurred as they are drawn. The folder of the run gets the weights, a log, and checkpoints;
     a run that was stopped or killed goes on with --resume. For several GPUs: accelerate launch -m unsmear train ...
     """
+    tune_process(training=True)
     try:
         from unsmear.train.command import configure, run_training
     except ModuleNotFoundError as error:

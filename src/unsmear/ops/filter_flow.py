@@ -21,8 +21,8 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
 
     Args:
         picture: (B, H, W), float32 or float64. Beyond its border it goes on as it ends.
-        weights: Of the filters at places, (B, count, h, w). The first place lies half of `spacing` down and right of the
-            corner; where the places end before the picture, the last ones' filters go on.
+        weights: Of the filters at places, (B, count, h, w). The first place lies half of `spacing` down and right of
+            the corner; where the places end before the picture, the last ones' filters go on.
         filters: (count, side, side), an odd side.
         spacing: Pixels from one place to the next, an even number.
 
