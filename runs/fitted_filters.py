@@ -4,7 +4,7 @@
 
 The filters at full size, at a half and at a quarter, all of them even, together: by the mixture that brings the luma of
 a picture, or of every square of it, closest to that of the sharp one. What is gained is added to all colors alike, as
-the network does, and scored as by `runs/validate.py`. No choice of weights at these places could gain more.
+the network does, and scored as by `runs/validate.py`. The smaller the squares, the more there is to gain.
 """
 
 import argparse
@@ -52,9 +52,10 @@ def gains(photo: np.ndarray, strength: str, seed: int) -> list[float]:
     found = []
     for side in SIDES:
         change = torch.zeros_like(luma)
-        for down in range(0, height, side or height):
-            for right in range(0, width, side or width):
-                square = np.s_[down : down + (side or height), right : right + (side or width)]
+        tall, wide = side or height, side or width
+        for down in range(0, height, tall):
+            for right in range(0, width, wide):
+                square = np.s_[down : down + tall, right : right + wide]
                 change[square] = closest(responses[:, *square], (aim - luma)[square])
         restored = np.clip(blurred + 255 * change[..., None].numpy(), 0, 255).round().astype(np.uint8)
         found.append(psnr(restored, sharp) - before)

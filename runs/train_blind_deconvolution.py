@@ -25,7 +25,7 @@ from pathlib import Path
 
 from unsmear.process import tune_process
 
-tune_process()  # before PyTorch is loaded
+tune_process(training=True)  # before PyTorch is loaded
 
 import numpy as np
 import torch

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unsmear.process import tune_process
 
-tune_process()  # before PyTorch is loaded
+tune_process(training=True)  # before PyTorch is loaded
 
 import torch
 from torch import Tensor

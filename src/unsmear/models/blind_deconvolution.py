@@ -76,8 +76,8 @@ class BlindDeconvolution(nn.Module):
         with no_autocast(x.device):
             fine = detail(luma)
             shares = self.gates(fine, estimates.detach())
-        near, *longer = (shares * estimates).split(1, 1)
-        long = sum(longer)
+        near, mid, far = (shares * estimates).split(1, 1)
+        long = mid + far
         change = near + long
         if not self.learns:  # they could never begin without slight changes
             trust = _trust(change, fine)
