@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unsmear.models.blind_deconvolution import BlindDeconvolution, mix_filters
 from unsmear.models.network import Network
-from unsmear.ops import distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
+from unsmear.ops import convolve, distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 from unsmear.ops.dispatch import takes_kernels
 from unsmear.process import give_back_freed
 
@@ -119,6 +119,17 @@ class SAPHNConfig:
         return self.widths if level == 1 or self.lower_widths is None else self.lower_widths
 
 
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution, with the activation and the sum that follow it."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 3, padding=1)
+
+    def forward(self, input: Tensor, relu: bool = False, onto: Tensor | None = None) -> Tensor:
+        """Convolve (B, C, H, W), with zeros around it; then `relu`, and the sum with `onto`."""
+        return convolve(input, self.weight, self.bias, relu=relu, onto=onto)
+
+
 class Attention(nn.Module):
     """Global attention of `x` to the features of `source` (section 2.1), which may be `x` itself."""
 
@@ -187,14 +198,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, config: SAPHNConfig, decoder: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Convolution(channels, channels)
         self.module = ContentAwareModule(channels, config, decoder)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Convolution(channels, channels)
 
     def forward(self, x: Tensor, encoded: Tensor | None = None) -> Tensor:
         """Transform `x` (B, C, H, W)."""
-        # In place: no gradient needs what a convolution gave, and memory is what small layers wait for.
-        return self.conv2(self.module(functional.relu(self.conv1(x), inplace=True), encoded)).add_(x)
+        return self.conv2(self.module(self.conv1(x, relu=True), encoded), onto=x)
 
 
 class Encoder(nn.Module):
@@ -237,7 +247,7 @@ class Decoder(nn.Module):
         factors = (nn.Parameter(torch.ones(w, 1, 1)) for w in widths[-2::-1])
         self.skips = nn.ParameterList(factors) if config.skips else None
         # The picture's difference, then what to mix the filters with.
-        self.last = nn.Conv2d(widths[0], 3 * config.unshuffle**2 + config.filter_basis, 3, padding=1)
+        self.last = Convolution(widths[0], 3 * config.unshuffle**2 + config.filter_basis)
         if config.residual:
             nn.init.zeros_(self.last.weight)
             nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]

@@ -1,9 +1,11 @@
 """The two operators of the paper: global attention (section 2.1) and pixel-dependent filtering (section 2.2)."""
 
 from unsmear.ops.attention import distribute_descriptors, gate_descriptors, gather_descriptors
+from unsmear.ops.convolution import convolve
 from unsmear.ops.pixel_adaptive import generate_kernels, pixel_adaptive_conv2d, pixel_dependent_filter
 
 __all__ = [
+    "convolve",
     "distribute_descriptors",
     "gate_descriptors",
     "gather_descriptors",

@@ -1,0 +1,122 @@
+"""3x3 convolution against its definition, written as a sum over taps and channels, in float64."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from unsmear.ops import convolution, convolve
+
+
+@pytest.fixture(params=["compiled", "plain"], autouse=True)
+def path(request, monkeypatch):
+    """Both ways to compute: the compiled kernel, and PyTorch as it runs on other devices."""
+    if request.param == "plain":
+        monkeypatch.setattr(convolution, "takes_kernels", lambda x: False)
+
+
+def by_definition(x, weight, bias):
+    """y[o, i, j] = bias[o] + sum over c, u, v of weight[o, c, u, v] * x[c, i + u - 1, j + v - 1], zero outside."""
+    batch, _, height, width = x.shape
+    y = bias[:, None, None].repeat(batch, 1, height, width)
+    around = F.pad(x, (1, 1, 1, 1))
+    for u, v in itertools.product(range(3), repeat=2):
+        moved = around[..., u : u + height, v : v + width]
+        y = y + torch.einsum("oc,bchw->bohw", weight[..., u, v], moved)
+    return y
+
+
+def inputs(batch, channels, out_channels, height, width, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    shapes = [
+        (batch, channels, height, width),
+        (out_channels, channels, 3, 3),
+        (out_channels,),
+        (batch, out_channels, height, width),
+    ]
+    return [torch.randn(shape, generator=g, dtype=dtype) for shape in shapes]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.sampled_from([1, 8, 16, 24]),
+    out_channels=st.sampled_from([1, 8, 9, 16, 21]),
+    height=st.integers(1, 13),
+    width=st.integers(1, 70),  # tiles of 4, up to 16 of them at once
+    seed=st.integers(0, 10**6),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    relu=st.booleans(),
+    adds=st.booleans(),
+)
+def test_equals_its_definition(batch, channels, out_channels, height, width, seed, layout, relu, adds):
+    x, weight, bias, onto = inputs(batch, channels, out_channels, height, width, seed)
+    x, onto = x.contiguous(memory_format=layout), onto.contiguous(memory_format=layout)
+    expected = by_definition(x, weight, bias)
+    expected = expected.clamp(min=0) if relu else expected
+    expected = expected + onto if adds else expected
+    before = x.clone(), onto.clone()
+    with torch.no_grad():
+        y = convolve(x, weight, bias, relu=relu, onto=onto if adds else None)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-11)
+    assert torch.equal(x, before[0])
+    assert torch.equal(onto, before[1])
+
+
+def test_float32_is_as_exact_as_a_picture_needs():
+    x, weight, bias, _ = inputs(1, 128, 128, 30, 50, dtype=torch.float32)
+    expected = by_definition(x.double(), weight.double(), bias.double())
+    with torch.no_grad():
+        y = convolve(x, weight, bias)
+    assert y.dtype == torch.float32
+    assert (y - expected).square().mean().sqrt() < 5e-6 * expected.square().mean().sqrt()
+
+
+def test_does_not_depend_on_the_number_of_threads():
+    x, weight, bias, _ = inputs(2, 16, 32, 37, 91, dtype=torch.float32)
+    threads, results = torch.get_num_threads(), []
+    try:
+        with torch.no_grad():
+            for number in (1, 2):
+                torch.set_num_threads(number)
+                results.append(convolve(x, weight, bias, relu=True))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-5)  # oneDNN's sums may depend on it, the kernel's do not
+
+
+def test_what_is_no_number_stays_none():
+    x, weight, bias, _ = inputs(1, 16, 16, 9, 9, dtype=torch.float32)
+    x[0, 3, 4, 4] = torch.nan
+    with torch.no_grad():
+        y = convolve(x, weight, bias, relu=True)
+    assert y[:, :, 3:6, 3:6].isnan().all()
+
+
+def test_has_gradients():
+    x, weight, bias, onto = (t.requires_grad_() for t in inputs(1, 8, 8, 5, 6))
+    assert torch.autograd.gradcheck(lambda *t: convolve(*t[:3], relu=True, onto=t[3]), (x, weight, bias, onto))
+
+
+def test_autocast_lowers_the_precision():
+    x, weight, bias, _ = inputs(1, 16, 16, 8, 8, dtype=torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert convolve(x, weight, bias).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({1: torch.zeros(16, 8, 3, 3)}, "cannot convolve x"),
+        ({1: torch.zeros(16, 16, 5, 5)}, "cannot convolve x"),
+        ({2: torch.zeros(15)}, "cannot convolve x"),
+        ({3: torch.zeros(1, 16, 8, 7)}, "onto must be"),
+    ],
+)
+def test_shapes_that_do_not_fit(change, message):
+    arguments = dict(enumerate(inputs(1, 16, 16, 8, 8))) | change
+    with pytest.raises(ValueError, match=message):
+        convolve(*(arguments[n] for n in range(3)), onto=arguments[3])
