@@ -14,7 +14,6 @@ from unsmear.models.blind_deconvolution import (
     BlindDeconvolution,
     filter_basis,
     maximum_around,
-    mix_filters,
 )
 
 
@@ -61,34 +60,14 @@ def test_only_so_many_filters_exist():
 def test_a_mixture_undoes_motion(module, axis):
     sharp = scene()
     blurred = smeared(sharp, 3, axis)
-    responses = module(blurred).responses
-    columns = responses[0].transpose(0, 1).flatten(1).T.double()
-    missing = torch.nn.functional.pixel_unshuffle((sharp - blurred)[:, :1], 2).flatten().double()[:, None]
-    weights = torch.linalg.lstsq(columns, missing).solution[:, 0].float()
-    restored = mix_filters(weights[None, :, None, None], responses).flatten()
-    before, after = missing.square().mean(), (missing[:, 0] - restored).square().mean()
+    bank = module(blurred).bank
+    columns = bank.responses()[0].transpose(0, 1).flatten(1).T.double()
+    missing = torch.nn.functional.pixel_unshuffle((sharp - blurred)[:, :1], 2)
+    weights = torch.linalg.lstsq(columns, missing.flatten().double()[:, None]).solution[:, 0].float()
+    everywhere = weights[None, :, None, None].expand(1, -1, *missing.shape[2:])
+    restored = bank.mix(everywhere, torch.zeros_like(missing))
+    before, after = missing.square().mean(), (missing - restored).square().mean()
     assert 10 * torch.log10(before / after) > 4  # dB
-
-
-def test_every_pixel_has_its_own_mixture():
-    weights, responses = torch.randn(2, 3, 4, 5), torch.randn(2, 4, 3, 4, 5)
-    expected = torch.zeros(2, 4, 4, 5)
-    for b, k, s, y, x in np.ndindex(2, 3, 4, 4, 5):
-        expected[b, s, y, x] += weights[b, k, y, x] * responses[b, s, k, y, x]
-    torch.testing.assert_close(mix_filters(weights, responses), expected)
-
-
-@pytest.mark.parametrize("fold", [1, 2, 4, 8])
-def test_responses_are_correlations_of_luma(fold):
-    module = BlindDeconvolution(24, 24, [8], scale=8, fold=fold).eval()
-    x = torch.rand(1, 3, 32, 48)
-    luma = np.tensordot([0.299, 0.587, 0.114], x[0].numpy(), 1)
-    with torch.no_grad():
-        responses = module(x).responses[0].transpose(0, 1)  # of each filter, all pixels of a block
-    found = torch.nn.functional.pixel_shuffle(responses, fold)[:, 0]
-    for k in (0, 7, 23):
-        expected = ndimage.correlate(luma, module.near.filters[k].numpy(), mode="nearest")
-        np.testing.assert_allclose(found[k], expected, atol=1e-5)
 
 
 def test_the_first_estimate_is_what_the_first_mixture_gives():
@@ -133,7 +112,7 @@ def test_of_every_part_as_much_is_taken_as_the_gates_say(module, taken):
         module.gates.last.bias.data[:] = torch.tensor(shares)
         with torch.no_grad():
             look = module(luma)
-        return look.correction, look.responses
+        return look.correction, look.bank.responses()
 
     unit = [changes(*row) for row in torch.eye(3).tolist()]
     correction, responses = changes(*taken)
@@ -192,7 +171,7 @@ def test_maximum_around_is_max_pooling(side):
 def test_any_size_and_batch(module, size):
     height, width = size
     look = module(torch.rand(2, 3, height, width))
-    assert look.responses.shape == (2, 4, 24, height // 2, width // 2)
+    assert look.bank.responses().shape == (2, 4, 24, height // 2, width // 2)
     assert look.correction.shape == (2, 4, height // 2, width // 2)
     assert [f.shape for f in look.features] == [(2, 8, height // 8, width // 8)]
 

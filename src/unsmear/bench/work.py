@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.cost import module_macs
-from unsmear.models.blind_deconvolution import BlindDeconvolution, FirstLook
+from unsmear.models.blind_deconvolution import BlindDeconvolution, FilterMixture, FirstLook
 from unsmear.models.network import Network
 from unsmear.models.saphn import Attention, PixelDependentFilter
 
@@ -21,6 +21,7 @@ _KINDS: dict[type[nn.Module], str] = {
     PixelDependentFilter: "filter",
     Attention: "attention",
     BlindDeconvolution: "blind deconvolution",
+    FilterMixture: "blind deconvolution",
 }
 
 
@@ -57,7 +58,7 @@ def count_work(
         macs[kind] += module_macs(module, inputs, made)
 
     def move(kind: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
-        outputs = (made.correction, made.responses, *made.features) if isinstance(made, FirstLook) else (made,)
+        outputs = (made.correction, *made.features) if isinstance(made, FirstLook) else (made,)
         tensors = (t for t in (*inputs, *named.values(), *module.parameters(), *outputs) if isinstance(t, Tensor))
         traffic[kind] += sum(tensor.nbytes for tensor in {id(t): t for t in tensors}.values())
 

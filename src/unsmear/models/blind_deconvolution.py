@@ -20,6 +20,7 @@ from unsmear.models.gates import Gates, detail
 from unsmear.models.spectra import PLACE, SpectrumReader, log_spectra, mean_around
 from unsmear.models.turns import Turns
 from unsmear.ops.dispatch import no_autocast
+from unsmear.ops.filter_bank import FilterBank
 from unsmear.ops.filter_flow import filter_flow
 from unsmear.samples import REC601
 
@@ -36,12 +37,12 @@ class FirstLook(NamedTuple):
 
     Attributes:
         correction: What to add to every color of the picture at first, pixel blocks folded, (B, fold * fold, h, w).
-        responses: What the first filters make of its luma without long motion, (B, fold * fold, shared, h, w).
+        bank: The first filters, for its luma without long motion.
         features: For the coarsest scale of every level, level 1 first.
     """
 
     correction: Tensor
-    responses: Tensor
+    bank: FilterBank
     features: list[Tensor]
 
 
@@ -85,9 +86,9 @@ class BlindDeconvolution(nn.Module):
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
         with no_autocast(x.device):
-            responses = correlate_folded(luma + long, self.near.filters[: self.shared], self.fold)
+            bank = FilterBank(luma + long, self.near.filters[: self.shared].float(), self.fold, found.dtype)
         correction = functional.pixel_unshuffle(change.to(x.dtype), self.fold)
-        return FirstLook(correction, responses.to(found.dtype), features)
+        return FirstLook(correction, bank, features)
 
     def estimates(self, luma: Tensor) -> tuple[Tensor, Tensor]:
         """What near, mid and far would each add to (B, 1, H, W), float32: (B, 3, H, W); and what near found."""
@@ -114,6 +115,14 @@ class BlindDeconvolution(nn.Module):
     def is_enough(picture: Tensor, factor: int) -> bool:
         """Whether a picture is large enough for motion to be told in one so much smaller."""
         return min(picture.shape[2:]) >= factor * _ENOUGH
+
+
+class FilterMixture(nn.Module):
+    """Mixes the filters of a bank, at every pixel by weights of its own, and adds what that gives to every color."""
+
+    def forward(self, bank: FilterBank, weights: Tensor, onto: Tensor) -> Tensor:
+        """Mix by (B, count, h, w), and add to pictures with pixel blocks folded, (B, 3 * fold * fold, h, w)."""
+        return bank.mix(weights, onto)
 
 
 class SpectralDeconvolution(nn.Module):
@@ -160,23 +169,6 @@ class SpectralDeconvolution(nn.Module):
         return seen, self.turns.back(self.mix(seen), turn)
 
 
-def correlate_folded(luma: Tensor, filters: Tensor, fold: int) -> Tensor:
-    """Correlate (B, 1, H, W) with (count, side, side): (B, fold * fold, count, h, w), pixel blocks folded.
-
-    The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
-    """
-    margin, filters = filters.shape[-1] // 2, filters.float()[:, None]
-    blocks = functional.pixel_unshuffle(functional.pad(luma, [margin] * 4, mode="replicate"), fold)
-    moved = [
-        functional.pad(filters, (right, fold - 1 - right, down, fold - 1 - down))
-        for down in range(fold)
-        for right in range(fold)
-    ]
-    blocks = blocks.contiguous(memory_format=torch.channels_last)
-    responses = functional.conv2d(blocks, functional.pixel_unshuffle(torch.cat(moved), fold))
-    return responses.unflatten(1, (fold**2, -1))
-
-
 def _trust(change: Tensor, fine: Tensor) -> Tensor:
     """How far to trust a change (B, 1, H, W) of a picture with such detail, in [0, 1]: (B, 1, 1, 1).
 
@@ -211,19 +203,6 @@ def maximum_around(x: Tensor, side: int) -> Tensor:
             x = torch.maximum(x.narrow(axis, 0, kept), x.narrow(axis, step, kept))
             reach += step
     return x
-
-
-def mix_filters(weights: Tensor, responses: Tensor) -> Tensor:
-    """Apply a filter of its own at every pixel: a sum of those of the basis.
-
-    Args:
-        weights: (B, count, h, w).
-        responses: What the basis makes of the picture, (B, fold * fold, count, h, w).
-
-    Returns:
-        (B, fold * fold, h, w).
-    """
-    return torch.einsum("bkhw,bskhw->bshw", weights, responses)
 
 
 def filter_basis(count: int) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.models.blind_deconvolution import BlindDeconvolution, mix_filters
+from unsmear.models.blind_deconvolution import BlindDeconvolution, FilterMixture
 from unsmear.models.network import Network
 from unsmear.ops import convolve, distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 from unsmear.ops.dispatch import takes_kernels
@@ -280,7 +280,7 @@ class SAPHN(Network):
         widths = [config.level_widths(level) for level in range(1, config.levels + 1)]
         self.encoders = nn.ModuleList(Encoder(w, config) for w in widths)
         self.decoders = nn.ModuleList(Decoder(w, config) for w in widths)
-        self.blind = None
+        self.blind, self.mixture = None, FilterMixture()
         if config.filter_basis:
             shared, coarsest = config.filter_basis, [w[-1] for w in widths]
             count = config.blind_filters or shared
@@ -352,7 +352,7 @@ class SAPHN(Network):
                 residual = stitch(residual, above)
             if first_look is not None:
                 weights, own = residual.tensor_split([self.config.filter_basis], 1)
-                residual = _add_to_colors(own, mix_filters(weights, first_look.responses))
+                residual = self.mixture(first_look.bank, weights, own)
                 del weights, own  # views of what the decoder gave
             if self.config.residual:
                 estimate = estimate + residual
