@@ -298,13 +298,13 @@ class SAPHN(Network):
     def peak_bytes_per_pixel(self) -> float:
         """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
 
-        By `unsmear bench`, which measures it in a fresh process, up to 1,080 for `saphn` and 440 for `saphn-s` at
+        By `unsmear bench`, which measures it in a fresh process, up to 1,080 for `saphn` and 320 for `saphn-s` at
         1280 x 720. What is told is about nine feature maps of the finest scale and a kernel map, beside the estimates:
         two or three of them are room for what the allocator keeps, more than it does on Linux. A filter basis adds
-        three times its responses.
+        its responses, which are kept where no compiled kernel mixes them.
         """
         features = 4 * (9 * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2
-        return features + 12 * self.config.filter_basis + 80
+        return features + 4 * self.config.filter_basis + 80
 
     def forward(self, x: Tensor) -> Tensor:
         """Deblur `x` (B, 3, H, W), values in [0, 1]; returns the same shape, not clamped."""

@@ -1,4 +1,4 @@
-"""The two operators of the paper: global attention (section 2.1) and pixel-dependent filtering (section 2.2)."""
+"""The operators of the paper: global attention (section 2.1), pixel-dependent filtering (2.2), and convolution."""
 
 from unsmear.ops.attention import distribute_descriptors, gate_descriptors, gather_descriptors
 from unsmear.ops.convolution import convolve
