@@ -27,6 +27,7 @@ check: develop
 bench: develop
 	$(BIN)/unsmear bench --model saphn-s --model saphn --modules
 	$(BIN)/python benchmarks/pixel_adaptive.py
+	$(BIN)/python benchmarks/convolution.py
 	$(BIN)/python benchmarks/training.py --threads 1
 	$(BIN)/python benchmarks/cost.py
 

@@ -1,0 +1,81 @@
+"""Time of 3x3 convolutions and of mixed filters by the compiled kernels, relative to plain PyTorch.
+
+Every round runs both once, so that they meet the same state of the machine; only ratios mean something. The shapes are
+those of `saphn-s` at 1280x720.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+from unsmear.process import tune_process
+
+tune_process()  # before PyTorch is loaded
+
+import torch
+
+from unsmear.models.blind_deconvolution import filter_basis
+from unsmear.ops import convolution, convolve, filter_bank
+from unsmear.ops.filter_bank import FilterBank
+
+# Batch, channels, output channels, height, width.
+CONVOLUTIONS = [
+    (1, 32, 32, 360, 640),
+    (1, 64, 64, 180, 320),
+    (1, 128, 128, 90, 160),
+    (2, 16, 16, 180, 640),
+    (2, 32, 32, 90, 320),
+    (2, 64, 64, 45, 160),
+    (1, 32, 36, 360, 640),
+]
+FILTERS, LEVELS = 24, 3
+ROUNDS = 15
+
+
+def channels_last(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).to(memory_format=torch.channels_last)
+
+
+def measure(function: Callable[[], object]) -> tuple[float, float]:
+    """Median milliseconds by plain PyTorch and by the compiled kernels."""
+    kernels = convolution.takes_kernels
+    ways = {"plain": lambda x: False, "compiled": kernels}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):  # one of them to warm up
+        for name, takes in ways.items():
+            convolution.takes_kernels = filter_bank.takes_kernels = takes
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    convolution.takes_kernels = filter_bank.takes_kernels = kernels
+    plain, compiled = (1000 * median(some[1:]) for some in seconds.values())
+    return plain, compiled
+
+
+@torch.inference_mode()
+def main() -> None:
+    print("| what | plain, ms | compiled, ms | ratio |\n| --- | --- | --- | --- |")
+    for batch, channels, out_channels, height, width in CONVOLUTIONS:
+        x, weight = channels_last(batch, channels, height, width), channels_last(out_channels, channels, 3, 3)
+        bias, onto = torch.randn(out_channels), channels_last(batch, out_channels, height, width)
+        shape = f"{batch} x {channels} to {out_channels} x {height} x {width}"
+        for what, options in (("ReLU", {"relu": True}), ("sum", {"onto": onto})):
+            tell(f"{shape}, {what}", *measure(partial(convolve, x, weight, bias, **options)))
+    luma, filters = torch.rand(1, 1, 720, 1280), filter_basis(FILTERS)
+    weights, onto = channels_last(1, FILTERS + 12, 360, 640).split([FILTERS, 12], 1)
+
+    def mix() -> None:
+        bank = FilterBank(luma, filters, 2, torch.float32)
+        for _ in range(LEVELS):
+            bank.mix(weights, onto)
+
+    tell(f"{FILTERS} filters, mixed {LEVELS} times", *measure(mix))
+
+
+def tell(what: str, plain: float, compiled: float) -> None:
+    print(f"| {what} | {plain:.1f} | {compiled:.1f} | {compiled / plain:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
