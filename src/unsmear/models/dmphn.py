@@ -20,11 +20,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from unsmear.models.network import Network
-from unsmear.models.saphn import stitch, to_patches
+from unsmear.models.saphn import Convolution, stitch, to_patches
 
 WIDTHS = (32, 64, 128)
 """Channels at each scale, finest first."""
@@ -56,13 +55,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Convolution(channels, channels)
+        self.conv2 = Convolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `x` (B, C, H, W)."""
-        # In place: no gradient needs what a convolution gave, and memory is what small layers wait for.
-        return self.conv2(functional.relu(self.conv1(x), inplace=True)).add_(x)
+        return self.conv2(self.conv1(x, relu=True), onto=x)
 
 
 class Encoder(nn.Module):

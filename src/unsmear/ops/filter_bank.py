@@ -39,10 +39,12 @@ class FilterBank:
     def responses(self) -> Tensor:
         """What every filter makes of the picture, (B, fold * fold, count, h, w), with h = H / fold and w = W / fold."""
         fold, margin = self._fold, self._filters.shape[-1] // 2
-        blocks = functional.pixel_unshuffle(functional.pad(self._luma, [margin] * 4, mode="replicate"), fold)
+        more = -2 * margin % fold  # so that the margin is whole blocks, and filters are
+        around = functional.pad(self._luma, (margin, margin + more, margin, margin + more), mode="replicate")
+        blocks = functional.pixel_unshuffle(around, fold)
         # The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
         moved = [
-            functional.pad(self._filters[:, None], (right, fold - 1 - right, down, fold - 1 - down))
+            functional.pad(self._filters[:, None], (right, fold - 1 - right + more, down, fold - 1 - down + more))
             for down in range(fold)
             for right in range(fold)
         ]
