@@ -29,6 +29,7 @@ from unsmear.models.blind_deconvolution import BlindDeconvolution, FilterMixture
 from unsmear.models.network import Network
 from unsmear.ops import convolve, distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 from unsmear.ops.dispatch import takes_kernels
+from unsmear.ops.filter_bank import add_to_colors
 from unsmear.process import give_back_freed
 
 _LARGE = 2**20  # values of a picture: smaller passes leave little behind
@@ -332,7 +333,7 @@ class SAPHN(Network):
         lower: Tensor | None = None
         first_look = None if self.blind is None else self.blind(x)
         if first_look is not None:
-            estimate = _add_to_colors(blurred, first_look.correction)
+            estimate = add_to_colors(blurred, first_look.correction)
             yield estimate
         large = takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE
         for level in range(self.config.levels, 0, -1):
@@ -373,11 +374,6 @@ class SAPHN(Network):
         if self.checkpoint_activations and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(lambda *inputs: decoder(list(inputs)), *features, use_reentrant=False))
         return decoder(features)
-
-
-def _add_to_colors(x: Tensor, luma: Tensor) -> Tensor:
-    """Add (B, fold * fold, h, w) to each of three colors, (B, 3 * fold * fold, h, w)."""
-    return (x.unflatten(1, (3, -1)) + luma[:, None]).flatten(1, 2)
 
 
 # Level l halves each patch of level l-1: along the height at even levels, along the width at odd ones. Patches

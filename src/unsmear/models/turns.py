@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unsmear.models.spectra import BINS, SPECTRA, WINDOW, whole_plane
+from unsmear.ops.filter_bank import signs
 
 _COARSEST = 0.04  # cycles a pixel; what is slower is the picture rather than its blur
 
@@ -33,9 +34,9 @@ class Turns(nn.Module):
         turned = [p[:, : WINDOW // 2 + 1].flatten() for p in (plane, flipped, plane.T, flipped.T)]
         self.register_buffer("frequencies", torch.stack(turned), persistent=False)
         ones = filters.new_ones(len(filters))
-        flip, transposition = ((other * filters).sum((1, 2)).sign() for other in (filters.flip(2), filters.mT))
-        signs = torch.stack([ones, flip, transposition, flip * transposition])
-        self.register_buffer("signs", signs, persistent=False)
+        flip, transposition = signs(filters)
+        ways = torch.stack([ones, flip, transposition, flip * transposition])
+        self.register_buffer("signs", ways, persistent=False)
         self.register_buffer("directions", _directions(), persistent=False)
 
     def forward(self, spectra: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,11 +18,11 @@ _G = [
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, onto: Tensor | None) -> Tensor:
-    """Convolve x (B, C, H, W) with weight (C', C, 3, 3) and bias (C',), C' a register at least; like it, no gradient.
+    """Convolve x (B, C, H, W) with weight (C', C, 3, 3) and bias (C',), C whole registers and C' one at least.
 
-    What comes is max(0, ...) if `relu`, and `onto` (B, C', H, W) more, if that is given.
+    What comes is max(0, ...) if `relu`, and `onto` (B, C', H, W) more, if that is given; it knows no gradient.
     """
-    source, taps = fill(channels_last(x)), transformed(weight)
+    source, taps = channels_last(x), transformed(weight)
     batch, height, width, channels = source.shape
     out = source.new_empty(batch, height, width, len(weight))
     run(
@@ -34,7 +34,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, onto: Tensor |
 
 
 def transformed(weight: Tensor) -> Tensor:
-    """G weight G^T of (C', C, 3, 3): (36, C, C'), channels filled up to whole registers."""
+    """G weight G^T of (C', C, 3, 3): (36, C, C'), C' filled up to whole registers."""
     side = weight.new_tensor(_G)
-    taps = fill(fill(weight.detach().permute(2, 3, 0, 1)).transpose(2, 3))
+    taps = fill(weight.permute(2, 3, 1, 0))
     return (torch.kron(side, side) @ taps.flatten(2).flatten(0, 1)).view(-1, *taps.shape[2:])

@@ -37,8 +37,9 @@ _TILES = PRODUCT_SUMS  # at once: a whole number of times the rows of a `product
 
 
 @compiled
-def _into(d0, d1, d2, d3, d4, d5, two, four):
+def _into(column, two, four):
     """B^T times a column of six registers."""
+    d0, d1, d2, d3, d4, d5 = column
     even, twice_even = subtract(d4, multiply(four, d2)), subtract(d4, d2)
     odd, twice_odd = subtract(d3, multiply(four, d1)), multiply(two, subtract(d3, d1))
     first = multiply_add(four, subtract(d0, d2), twice_even)
@@ -54,8 +55,9 @@ def _into(d0, d1, d2, d3, d4, d5, two, four):
 
 
 @compiled
-def _out_of(m0, m1, m2, m3, m4, m5, two, four):
+def _out_of(column, two, four):
     """A^T times a column of six registers."""
+    m0, m1, m2, m3, m4, m5 = column
     even, odd = add(m1, m2), subtract(m1, m2)
     twice_even, twice_odd = add(m3, m4), multiply(two, subtract(m3, m4))
     return (
@@ -64,6 +66,28 @@ def _out_of(m0, m1, m2, m3, m4, m5, two, four):
         multiply_add(four, twice_even, even),
         add(multiply_add(four, twice_odd, odd), m5),
     )
+
+
+@compiled
+def _load_six(array, at, step):
+    return (
+        load(array, at),
+        load(array, at + step),
+        load(array, at + 2 * step),
+        load(array, at + 3 * step),
+        load(array, at + 4 * step),
+        load(array, at + 5 * step),
+    )
+
+
+@compiled
+def _store_six(array, at, step, values):
+    store(array, at, values[0])
+    store(array, at + step, values[1])
+    store(array, at + 2 * step, values[2])
+    store(array, at + 3 * step, values[3])
+    store(array, at + 4 * step, values[4])
+    store(array, at + 5 * step, values[5])
 
 
 @compiled
@@ -77,22 +101,15 @@ def _transform_down(x, start, row, count, above, below, strip, at, strip_row, tw
     lanes = VECTOR_BYTES // x.itemsize
     for n in range(0, count, lanes):
         here = start + n
-        values = _into(
+        column = (
             _load_or_zero(x, here, above < 1),
             load(x, here + row),
             _load_or_zero(x, here + 2 * row, below > 2),
             _load_or_zero(x, here + 3 * row, below > 3),
             _load_or_zero(x, here + 4 * row, below > 4),
             _load_or_zero(x, here + 5 * row, below > 5),
-            two,
-            four,
         )
-        store(strip, at + n, values[0])
-        store(strip, at + n + strip_row, values[1])
-        store(strip, at + n + 2 * strip_row, values[2])
-        store(strip, at + n + 3 * strip_row, values[3])
-        store(strip, at + n + 4 * strip_row, values[4])
-        store(strip, at + n + 5 * strip_row, values[5])
+        _store_six(strip, at + n, strip_row, _into(column, two, four))
 
 
 @compiled
@@ -102,37 +119,7 @@ def _transform_across(strip, at, channels, num, v, v_at, step, two, four):
     for t in range(num):
         for n in range(0, channels, lanes):
             here, there = at + TILE * t * channels + n, v_at + t * channels + n
-            values = _into(
-                load(strip, here),
-                load(strip, here + channels),
-                load(strip, here + 2 * channels),
-                load(strip, here + 3 * channels),
-                load(strip, here + 4 * channels),
-                load(strip, here + 5 * channels),
-                two,
-                four,
-            )
-            store(v, there, values[0])
-            store(v, there + step, values[1])
-            store(v, there + 2 * step, values[2])
-            store(v, there + 3 * step, values[3])
-            store(v, there + 4 * step, values[4])
-            store(v, there + 5 * step, values[5])
-
-
-@compiled
-def _column(array, at, step, two, four):
-    """A^T times six registers that lie `step` apart."""
-    return _out_of(
-        load(array, at),
-        load(array, at + step),
-        load(array, at + 2 * step),
-        load(array, at + 3 * step),
-        load(array, at + 4 * step),
-        load(array, at + 5 * step),
-        two,
-        four,
-    )
+            _store_six(v, there, step, _into(_load_six(strip, here, channels), two, four))
 
 
 @compiled
@@ -200,13 +187,13 @@ def winograd(x, weight, bias, onto, out, relu, adds, height, width, channels, fi
                     c = min(c, outs - lanes)  # the last register overlaps the one before
                     step = _TILES * filled
                     for i in range(_SIDE):
-                        values = _column(m, i * _SIDE * step + t * filled + c, step, two, four)
+                        values = _out_of(_load_six(m, i * _SIDE * step + t * filled + c, step), two, four)
                         store(rows, TILE * i * lanes, values[0])
                         store(rows, (TILE * i + 1) * lanes, values[1])
                         store(rows, (TILE * i + 2) * lanes, values[2])
                         store(rows, (TILE * i + 3) * lanes, values[3])
                     low = load(bias, c)
                     for j in range(min(TILE, width - TILE * (left + t))):
-                        values = _column(rows, j * lanes, TILE * lanes, two, four)
+                        values = _out_of(_load_six(rows, j * lanes, TILE * lanes), two, four)
                         at, row = ((b * height + top) * width + TILE * (left + t) + j) * outs + c, width * outs
                         _finish(values, low, floor, onto, adds, out, at, row, height - top)

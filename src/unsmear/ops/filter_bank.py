@@ -27,7 +27,7 @@ class FilterBank:
         if self._takes_kernel(dtype):
             from unsmear.ops import filter_bank_cpu
 
-            self._prepared = filter_bank_cpu.prepare(luma, self._filters, fold)
+            self._prepared = filter_bank_cpu.prepare(self._planes(), self._filters, fold)
         else:
             self._kept = self.responses().to(dtype)
 
@@ -39,18 +39,23 @@ class FilterBank:
     def responses(self) -> Tensor:
         """What every filter makes of the picture, (B, fold * fold, count, h, w), with h = H / fold and w = W / fold."""
         fold, margin = self._fold, self._filters.shape[-1] // 2
-        more = -2 * margin % fold  # so that the margin is whole blocks, and filters are
-        around = functional.pad(self._luma, (margin, margin + more, margin, margin + more), mode="replicate")
-        blocks = functional.pixel_unshuffle(around, fold)
+        more = -2 * margin % fold
         # The filters are folded instead of what they give: for each pixel of a block they begin elsewhere.
         moved = [
             functional.pad(self._filters[:, None], (right, fold - 1 - right + more, down, fold - 1 - down + more))
             for down in range(fold)
             for right in range(fold)
         ]
-        blocks = blocks.contiguous(memory_format=torch.channels_last)
+        blocks = self._planes().contiguous(memory_format=torch.channels_last)
         responses = functional.conv2d(blocks, functional.pixel_unshuffle(torch.cat(moved), fold))
         return responses.unflatten(1, (fold**2, -1))
+
+    def _planes(self) -> Tensor:
+        """Every `fold`-th row and column of the picture with a margin of half of the filters' side, in whole blocks."""
+        margin = self._filters.shape[-1] // 2
+        more = margin + -2 * margin % self._fold
+        around = functional.pad(self._luma, (margin, more, margin, more), mode="replicate")
+        return functional.pixel_unshuffle(around, self._fold)
 
     def mix(self, weights: Tensor, onto: Tensor) -> Tensor:
         """Apply a filter of its own at every pixel, a sum of those of the bank, and add what it gives to every color.
@@ -68,7 +73,12 @@ class FilterBank:
             return filter_bank_cpu.mix(self._prepared, weights, onto)
         assert self._kept is not None
         mixed = torch.einsum("bkhw,bskhw->bshw", weights, self._kept)
-        return (onto.unflatten(1, (-1, mixed.shape[1])) + mixed[:, None]).flatten(1, 2)
+        return add_to_colors(onto, mixed)
+
+
+def add_to_colors(x: Tensor, luma: Tensor) -> Tensor:
+    """Add (B, fold * fold, h, w) to each color of (B, colors * fold * fold, h, w)."""
+    return (x.unflatten(1, (-1, luma.shape[1])) + luma[:, None]).flatten(1, 2)
 
 
 def is_symmetric(filters: Tensor) -> bool:

@@ -23,15 +23,10 @@ class Prepared(NamedTuple):
     fold: int
 
 
-def prepare(luma: Tensor, filters: Tensor, fold: int) -> Prepared:
-    """Prepare (B, 1, H, W) and symmetric filters (count, side, side)."""
-    side = filters.shape[1]
-    reach = side // 2
-    # A margin of whole blocks, and columns that the last registers of a row read and nothing uses.
-    more = -2 * reach % fold
-    around = F.pad(luma, (reach, reach + more, reach, reach + more), mode="replicate")
-    planes = F.pad(F.pixel_unshuffle(around, fold), (0, 2 * kernels.PIXELS))
-    return Prepared(planes, *_by_kind(filters), side, fold)
+def prepare(planes: Tensor, filters: Tensor, fold: int) -> Prepared:
+    """Prepare a picture (B, fold * fold, h, w) with a margin, and symmetric filters (count, side, side)."""
+    planes = F.pad(planes, (0, 2 * kernels.PIXELS))  # which the last registers of a row read, and nothing uses
+    return Prepared(planes, *_by_kind(filters), filters.shape[1], fold)
 
 
 def mix(bank: Prepared, weights: Tensor, onto: Tensor) -> Tensor:
