@@ -329,11 +329,12 @@ class SAPHN(Network):
 
     def _estimates(self, x: Tensor) -> Iterator[Tensor]:
         # The base model works on values around zero.
-        estimate = blurred = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
+        estimate = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
+        blurred = None if self.config.residual else estimate
         lower: Tensor | None = None
         first_look = None if self.blind is None else self.blind(x)
         if first_look is not None:
-            estimate = add_to_colors(blurred, first_look.correction)
+            estimate = add_to_colors(estimate, first_look.correction)
             yield estimate
         large = takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE
         for level in range(self.config.levels, 0, -1):
@@ -343,11 +344,12 @@ class SAPHN(Network):
             if lower is not None:
                 sum_so_far = features[-1] + lower if self.config.merge == "add+attention" else features[-1]
                 features[-1] = self.merges[level - 1](features[-1], lower, onto=sum_so_far)
+                del sum_so_far
             if level > 1:  # the decoder sees the patches of the level above
                 features = [stitch(f, level) for f in features]
             if first_look is not None:
-                features[-1] = features[-1] + to_patches(first_look.features[level - 1], max(1, level - 1))
-            lower = features[-1]
+                features[-1] = features[-1] + to_patches(first_look.features.pop(), max(1, level - 1))
+            lower = features[-1] if level > 1 else None
             residual = self._decode(level, features)
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
@@ -355,12 +357,13 @@ class SAPHN(Network):
                 weights, own = residual.tensor_split([self.config.filter_basis], 1)
                 residual = self.mixture(first_look.bank, weights, own)
                 del weights, own  # views of what the decoder gave
-            if self.config.residual:
+            if blurred is None:
                 estimate = estimate + residual
             elif level > 1:  # the base model: lower levels correct the blurred picture, level 1 makes the sharp one
                 estimate = blurred + residual
             else:
                 estimate = residual
+            del residual  # the next level needs the memory
             yield estimate
 
     def _encode(self, level: int, x: Tensor) -> list[Tensor]:

@@ -1,13 +1,15 @@
-"""Make a folder of 480 photographs out of Debian packages, to train on beside others.
+"""Make a folder of 1,162 photographs out of packages of Debian and Ubuntu, to train on beside others.
 
-    python runs/debian_photos.py OUT --packages DIR
+    python runs/package_photos.py OUT --packages DIR
 
-DIR must have the packages that `debian_photos.tsv` names, as they lie in the pool of any mirror or as `apt-get download
-NAME=VERSION` leaves them (those of bookworm, trixie and sid in November 2026); those that it lacks are told. All are
-free by Debian's guidelines, most are CC BY-SA 4.0, CC0 or in the public domain; the file `copyright` of each package
-tells whose they are. They were picked by eye from all large pictures there, without drawings, renderings and what other
-photos show as well. Short sides of more than 960 pixels become 960, so that the photos are sharp in every pixel. Those
-that the table has as held back go to OUT/held instead, for questions that photos trained on cannot answer.
+DIR must have the packages that `package_photos.tsv` names, as they lie on any mirror
+(http://deb.debian.org/debian/pool/..., http://archive.ubuntu.com/ubuntu/pool/...) or as `apt-get download NAME=VERSION`
+leaves them: those of bookworm, trixie and sid, and of xenial to questing, in November 2026. Those that it lacks are
+told. All are free by the guidelines of both, most are CC BY-SA, CC0 or in the public domain; the file `copyright` of
+each package tells whose they are. They were picked by eye from all large pictures there, without drawings, renderings
+and what other photos show as well. Short sides of more than 960 pixels become 960, so that the photos are sharp in
+every pixel. Those that the table has as held back go to OUT/held instead, for questions that photos trained on cannot
+answer.
 """
 
 import argparse
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--packages", type=Path, required=True, help="folder with .deb files")
     args = parser.parse_args()
-    with TABLE.open(newline="") as file:
+    with TABLE.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     pools = dict.fromkeys(row["package"] for row in rows)
     found = {re.sub(r"_\d+%3a", "_", file.name): file for file in args.packages.glob("*.deb")}  # apt-get tells epochs
