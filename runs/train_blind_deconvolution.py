@@ -55,7 +55,7 @@ PLACES = 16  # of a picture, at most
 SHARD = 100  # pictures in a file, at least
 SHARES = torch.tensor(REC601)  # of the colors in luma
 HELD = 20  # one file of so many is held back, and one photo
-SOFT_SHARE, SMALLER_SHARE = 0.65, 0.6  # of the photos
+SMALLER_SHARE = 0.6  # of the photos
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 BATCH, MOTIONS = 384, 12000  # samples of a step; motions that those imagined are of
 WEIGHT_DECAY, NOISE = 0.2, 0.08  # of the training; noise on the spectra
@@ -75,6 +75,7 @@ class Part:
         floor: Mean squared error that counts as none.
         imagined: Share of samples that are not drawn.
         patterns_share: Share of photos that are made regular patterns.
+        soft_share: Share of photos that are made softer or sharper.
     """
 
     side: int
@@ -86,6 +87,7 @@ class Part:
     floor: float
     imagined: float
     patterns_share: float = 0.05
+    soft_share: float = 0.65
 
 
 def smaller_blur(factor: int, **shares: float) -> tuple[tuple[BlurConfig, float], ...]:
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--draw", type=int, default=26000, help="pictures to draw")
     parser.add_argument("--frames-share", type=float, help="share of these that are averaged frames")
     parser.add_argument("--patterns-share", type=float, help="share of the photos that are made regular patterns")
+    parser.add_argument("--soft-share", type=float, help="share of the photos that are made softer or sharper")
     parser.add_argument("--imagined", type=float, help="share of the samples that are not drawn")
     parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
     parser.add_argument("--rate", type=float, default=3e-3, help="of Muon; AdamW has half of it")
@@ -152,7 +155,7 @@ def main() -> None:
         setattr(network.blind, args.part, module)
     args.pool.mkdir(parents=True, exist_ok=True)
     part, filters = PARTS[args.part], module.filters
-    told = {name: getattr(args, name) for name in ("frames_share", "patterns_share", "imagined")}
+    told = {name: getattr(args, name) for name in ("frames_share", "patterns_share", "soft_share", "imagined")}
     part = dataclasses.replace(part, **{name: share for name, share in told.items() if share is not None})
     photos = [list(reduced(args.photos, size)) for size in part.sizes]
     fill_pool(
@@ -236,7 +239,7 @@ def squares(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) ->
     side = min(int(share * part.side), *(min(p.shape[:2]) - 2 * MARGIN for p in chosen)) // PLACE * PLACE
     crops = [random_smaller_crop(picture, side + 2 * MARGIN, SMALLER_SHARE, rng)[None] / 255 for picture in chosen]
     crops = [random_pattern(crop, part.patterns_share, rng) for crop in crops]
-    return torch.cat([luma(random_softness(crop, SOFT_SHARE, rng)) for crop in crops])
+    return torch.cat([luma(random_softness(crop, part.soft_share, rng)) for crop in crops])
 
 
 def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -328,7 +328,8 @@ class SAPHN(Network):
         return blocks.reshape(batch, 3, height * fold, width * fold)
 
     def _estimates(self, x: Tensor) -> Iterator[Tensor]:
-        # The base model works on values around zero.
+        # The base model works on values around zero. Nothing is kept longer than needed, so that little is alive at
+        # level 1, which needs most memory.
         estimate = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
         blurred = None if self.config.residual else estimate
         lower: Tensor | None = None
@@ -363,7 +364,7 @@ class SAPHN(Network):
                 estimate = blurred + residual
             else:
                 estimate = residual
-            del residual  # the next level needs the memory
+            del residual
             yield estimate
 
     def _encode(self, level: int, x: Tensor) -> list[Tensor]:
