@@ -212,7 +212,14 @@ def test_every_parameter_has_one_optimizer():
     assert all(w.ndim >= 2 for w in matrices)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "loss": "mse"}, {"checkpoint_activations": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam", "loss": "mse"},
+        pytest.param({"checkpoint_activations": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_training_learns(tmp_path, changes):
     rows = []
     train(replace(TINY, steps=60, learning_rate=1e-2, **changes), source(), tmp_path, log=rows.append)

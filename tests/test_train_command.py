@@ -37,13 +37,14 @@ def write_pictures(folder, count, size=(150, 140)):
 
 
 def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
-    photos, frames = write_pictures(tmp_path / "photos", 3), write_pictures(tmp_path / "frames", 13)
+    photos, frames = write_pictures(tmp_path / "photos", 2), write_pictures(tmp_path / "frames", 13)
     scenes = tmp_path / "pairs" / "train" / "SCENE"
     for side in ("blur", "sharp"):
         write_pictures(scenes / side, 2)
     arguments = ["train", "--recipe", "smoke", "--data", photos, "--data", f"frames:{frames}"]
     arguments += ["--data", tmp_path / "pairs", "--validate", photos, "--out", tmp_path / "run"]
-    arguments += ["--set", "frame_share=0.3", "--set", "pair_share=0.3"]
+    for setting in ("frame_share=0.3", "pair_share=0.3", "steps=10", "validate_every=10"):
+        arguments += ["--set", setting]
     first = unsmear(*arguments, "--minutes", "0.001")
     assert first.returncode == 0, first.stderr
     assert "GoPro (blur), train: 2 pairs" in first.stderr
@@ -61,14 +62,14 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
     assert other.stderr.count("\n") == 1
     assert (tmp_path / "run" / "config.json").read_text() == config
 
-    last = unsmear(*arguments, "--resume", "--set", "log_every=15")
+    last = unsmear(*arguments, "--resume", "--set", "log_every=10")
     assert last.returncode == 0, last.stderr
-    assert "30 of 30 steps, done" in last.stderr
-    assert "goes on with other settings: log_every was 5, not 15\n" in last.stderr
+    assert "10 of 10 steps, done" in last.stderr
+    assert "goes on with other settings: log_every was 5, not 10\n" in last.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert rows[-2]["step"] == 30
+    assert rows[-2]["step"] == 10
     assert {"loss", "psnr", "gain", "rate", "pictures_per_second", "minutes_left"} <= rows[-2].keys()
-    assert rows[-1]["validation"]["mild"]["n"] == 3
+    assert rows[-1]["validation"]["mild"]["n"] == 2
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["config"]["pair_share"] == 0.3
     assert load_model(tmp_path / "run" / "weights.safetensors").config.widths == (16, 16, 16)
