@@ -20,8 +20,8 @@ LAYERS = [
     ["batch", "device", "cost", "precision", "replay"],
     ["image", "models", "compare", "embed"],
     ["ops", "data", "checkpoint", "formats", "exif"],
-    ["atomic", "process", "sharpness", "guard", "tiling"],
-    ["errors", "samples"],
+    ["atomic", "process", "sharpness", "guard", "tiling", "paths"],
+    ["errors", "samples", "finite"],
 ]
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -17,7 +17,8 @@ def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b.jpg", "a.PNG", "sub/c.tif", "sub/deep/d.webp"):
         make(f"photos/{name}")
-    for name in (".hidden.jpg", "._b.jpg", "Thumbs.db", "notes.txt", "b.deblurred.jpg", ".git/x.jpg"):
+    ours = "b.deblurred.jpg", "b.explained.png"
+    for name in (".hidden.jpg", "._b.jpg", "Thumbs.db", "notes.txt", *ours, ".git/x.jpg"):
         path = Path("photos", name)
         path.parent.mkdir(exist_ok=True)
         path.touch()

@@ -347,8 +347,25 @@ def test_name_that_gets_too_long(run):
     make("x" * 251 + ".png")
     code, _, err = run("deblur", "x" * 251 + ".png")
     assert code == 2
-    assert err.endswith(".deblurred.png: File name too long; choose another --output\n")
+    assert err.endswith(".deblurred.png: File name too long; choose another file or folder\n")
     assert run("deblur", "x" * 251 + ".png", "-o", "short.png")[0] == 0
+    make("good.png")
+    code, _, err = run("deblur", ".")
+    assert code == 1
+    assert ".deblurred.png: cannot be written: File name too long\n" in err
+    assert Path("good.deblurred.png").exists()
+    for arguments in (
+        ["deblur", "good.png", "--overwrite", "--report", "n" * 300 + ".json"],
+        ["explain", "good.png", "-o", "n" * 300 + ".png"],
+        ["explain", "n" * 300 + ".png"],
+        ["eval", "--data", "n" * 300],
+        ["bench", "--json", "n" * 300 + ".json"],
+    ):
+        code, _, err = run(*arguments)
+        assert code in (1, 2)
+        assert "File name too long" in err
+        assert err.count("\n") == 1
+    assert run("explain", ".")[2] == "unsmear: error: .: is a folder, not a picture file\n"
 
 
 # Many pictures

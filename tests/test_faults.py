@@ -20,6 +20,7 @@ from PIL import Image
 
 from unsmear.atomic import write_whole
 from unsmear.batch import plan_jobs
+from unsmear.errors import ImageError
 from unsmear.pipeline import Treated, run_jobs
 from unsmear.report import write_report
 
@@ -168,7 +169,7 @@ def test_where_files_cannot_be_without_a_name_they_are_hidden(place, monkeypatch
     assert Path("a.png").stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
-def test_a_file_that_somebody_makes_meanwhile_is_replaced(place, monkeypatch):
+def test_a_file_that_somebody_makes_meanwhile_is_replaced_only_if_any_may_be(place, monkeypatch):
     real = os.fsync
 
     def overtake(descriptor):
@@ -176,6 +177,9 @@ def test_a_file_that_somebody_makes_meanwhile_is_replaced(place, monkeypatch):
         Path("a.png").write_bytes(b"theirs")
 
     monkeypatch.setattr(os, "fsync", overtake)
+    with pytest.raises(ImageError, match=r"a\.png: cannot be written: a file of that name is there by now"):
+        write_whole(Path("a.png"), b"ours", replace=False)
+    assert tree(".") == {"a.png": b"theirs"}
     write_whole(Path("a.png"), b"ours")
     assert tree(".") == {"a.png": b"ours"}
 

@@ -272,6 +272,15 @@ def test_resolution_is_the_same(format):
     assert reopened(opened(data)).info["dpi"] == Image.open(io.BytesIO(data)).info["dpi"]
 
 
+@pytest.mark.parametrize("dots", [0.3, 70_000])
+def test_resolution_that_a_jpeg_cannot_tell_is_left_out(dots):
+    picture = opened(encoded(image(), "TIFF", dpi=(dots, dots)))
+    assert picture.dpi is not None
+    data = io.BytesIO()
+    save_picture(picture, data, format="JPEG")
+    assert "dpi" not in Image.open(data).info
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 def test_profile_is_kept_only_for_the_channels_it_is_for(format):
     assert reopened(opened(encoded(image("L"), format, icc_profile=ICC_GRAY))).info["icc_profile"] == ICC_GRAY

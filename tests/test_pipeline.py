@@ -1,5 +1,6 @@
 """Pictures read, treated and written at the same time: nothing lost, nothing mixed up, nothing half-written."""
 
+import io
 import os
 import threading
 import time
@@ -80,6 +81,28 @@ def test_a_picture_that_is_kept(place):
     assert not Path("out").exists()
     run_job(Job(source, Path("out/a.png")), lambda *_: kept, max_megapixels=1, copy_kept=True)
     assert Path("out/a.png").read_bytes() == source.read_bytes()
+    stream = io.BytesIO()
+    run_job(Job(source, stream), lambda *_: kept, max_megapixels=1, copy_kept=True)
+    assert stream.getvalue() == source.read_bytes()
+    # A picture, too, that its file could not stay as: without --output nothing is written.
+    run_job(Job(source, Path("b.png")), lambda _, picture: Treated(picture, kept=True), max_megapixels=1)
+    assert not Path("b.png").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_result_that_came_meanwhile_stays_unless_it_may_be_replaced(place, overwrite):
+    job = Job(make("a.png"), Path("b.png"), overwrite=overwrite)
+
+    def treat(job, picture):
+        job.target.write_bytes(b"theirs")
+        return Treated(picture)
+
+    if overwrite:
+        run_job(job, treat, max_megapixels=1)
+    else:
+        with pytest.raises(ImageError, match=r"b\.png: cannot be written: a file of that name is there by now"):
+            run_job(job, treat, max_megapixels=1)
+    assert (Path("b.png").read_bytes() == b"theirs") is not overwrite
 
 
 def test_the_sheet_is_written_where_the_job_says(place):

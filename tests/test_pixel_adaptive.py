@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import unsmear
 from unsmear.ops import generate_kernels, pixel_adaptive_conv2d, pixel_dependent_filter
+from unsmear.ops.dispatch import plain_operators
 from unsmear.ops.pixel_adaptive import _backward, _forward
 
 FORMS = ["depthwise", "full"]
@@ -99,6 +100,23 @@ def test_gradients_on_other_devices(form):
     y, *expected = gradients(_forward, args)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     assert_close(_backward(grad, *[arg.detach() for arg in args[:3]]), expected[:3], 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_plain_operators_keep_no_buffer_of_all_taps_either(form):
+    """What is saved for the backward pass, in feature maps: x and the kernel, and no product for each of 25 taps."""
+    args = arguments(form, (1, 32, 12, 12), 5, 32)
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with plain_operators(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y, *actual = gradients(pixel_adaptive_conv2d, args)
+    weight = args[2]
+    assert sum(saved.values()) - weight.untyped_storage().nbytes() < 3 * args[0].untyped_storage().nbytes()
+    assert_close([y, *actual], gradients(_forward, args), 2e-5)
 
 
 def makers(channels, k=3, side=1, dtype=torch.float32):

@@ -92,6 +92,14 @@ def test_any_multiple_of_the_size(rows, columns, levels):
         assert network(x).shape == x.shape
 
 
+def test_sides_fit_what_estimates_the_blur():
+    """It makes pictures up to four times smaller, whatever the rest asks for."""
+    network = create_model("saphn-s", widths=(32,), lower_widths=None, unshuffle=1, levels=1, filter_basis=3)
+    assert network.size_multiple == 4
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 396, 388)).shape == (1, 3, 396, 388)
+
+
 def test_levels_see_their_patches_only():
     # Level 3 alone works on quarters: what happens in one quarter must not reach its encoder elsewhere.
     network = awake(create_model("saphn", **SMALL))

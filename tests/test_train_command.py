@@ -13,7 +13,7 @@ from test_video import write_video
 pytest.importorskip("accelerate")
 
 from unsmear import load_model
-from unsmear.errors import UsageError
+from unsmear.errors import ImageError, UsageError
 from unsmear.train.command import configure, open_log, run_training
 
 
@@ -95,23 +95,29 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
             ["--set", "init=saphn-s", "--set", 'overrides={"encoder_blocks":null}'],
             "'saphn-s' of init cannot become one with {'encoder_blocks': None}",
         ),
+        (["--recipe", "finetune", "--set", "model=saphn"], "--set model: recipe 'finetune' begins with 'saphn-s'"),
+        (["--set", 'overrides={"name":"x"}'], "--set overrides: the name is no part of a configuration"),
+        (["--set", "seed=9223372036854775808"], "seed must be less than 2^63, not 9223372036854775808"),
+        (["--set", f"learning_rate={10**400}"], f"--set 'learning_rate={10**400}': learning_rate is of another type"),
+        (["--set", "crop=80"], "photos/000.png: 150 x 160 pixels, but crops need 160 along both sides; leave it out"),
+        (["--out", "n" * 300], f"{'n' * 300}: File name too long; choose another file or folder"),
         (["--resume"], "run: holds no run to go on with; start without --resume"),
         (["--data", "missing"], "missing: no such folder or video; give PATH, or photos:PATH, frames:PATH, pairs:PATH"),
     ],
 )
 def test_mistakes_get_one_line(tmp_path, monkeypatch, unsmear_here, arguments, message):
-    photos = write_pictures(tmp_path / "photos", 1)
+    photos = write_pictures(tmp_path / "photos", 1, (150, 160))
     monkeypatch.chdir(tmp_path)
     code, out, err = unsmear_here("train", "--data", photos, "--out", "run", *arguments)
     assert (code, out) == (2, "")
-    assert err.startswith(f"unsmear: error: {message}")
+    assert err.removeprefix("unsmear: error: ").removeprefix(f"{tmp_path}/").startswith(message)
     assert err.count("\n") == 1
 
 
-def train_briefly(out, *data, **options):
+def train_briefly(out, *data, settings=(), **options):
     """Ten steps in this process, where warnings are errors; what a person would be told."""
     told = []
-    config = configure("smoke", ["steps=10", "validate_every=10"])
+    config = configure("smoke", ["steps=10", "validate_every=10", *settings])
     given = {"validate": None, "minutes": None, "resume": False, "show": lambda row: None, "notice": told.append}
     run_training(config, [str(path) for path in data], out, **given | options)
     return told
@@ -143,6 +149,47 @@ def test_several_clips_share_what_is_for_frames(tmp_path, monkeypatch):
     photos, frames = write_pictures(tmp_path / "photos", 2), write_pictures(tmp_path / "frames", 13)
     train_briefly(tmp_path / "run", photos, f"frames:{frames}", f"frames:{frames}")
     assert [share for _, share in shares] == [0.125, 0.125, 0.75]
+
+
+def test_photos_are_not_forgotten_for_pairs(tmp_path, monkeypatch):
+    shares = []
+    monkeypatch.setattr("unsmear.train.command.train", lambda config, sources, *_, **__: shares.extend(sources))
+    photos = write_pictures(tmp_path / "photos", 2)
+    for side in ("blur", "sharp"):
+        write_pictures(tmp_path / "pairs" / side, 2)
+    train_briefly(tmp_path / "run", photos, tmp_path / "pairs")
+    assert [share for _, share in shares] == [0.5, 0.5]
+    with pytest.raises(UsageError, match="frame_share and pair_share leave nothing for the photos: make them smaller"):
+        train_briefly(tmp_path / "other", photos, tmp_path / "pairs", settings=["pair_share=1.0"])
+
+
+def test_runs_that_never_came_to_a_checkpoint_begin_anew(tmp_path):
+    photos = write_pictures(tmp_path / "photos", 2)
+    (tmp_path / "run/checkpoints/.step-00000005.part").mkdir(parents=True)
+    (tmp_path / "run/config.json").write_text("{")
+    train_briefly(tmp_path / "run", photos)
+    assert (tmp_path / "run/weights.safetensors").exists()
+
+
+def test_settings_that_cannot_be_written_leave_those_there_were(tmp_path, monkeypatch):
+    photos = write_pictures(tmp_path / "photos", 2)
+    train_briefly(tmp_path / "run", photos)
+    before = (tmp_path / "run/config.json").read_text()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ImageError, match=r"config\.json: cannot be written: No space left on device"):
+        train_briefly(tmp_path / "run", photos, resume=True)
+    assert (tmp_path / "run/config.json").read_text() == before
+
+
+def test_infinities_in_the_log_are_text(tmp_path):
+    with open_log(tmp_path) as write:
+        write({"step": 1, "validation": {"sharp": {"after": float("inf")}}, "loss": float("nan")})
+    row = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert row == {"step": 1, "validation": {"sharp": {"after": "inf"}}, "loss": "nan"}
 
 
 # TensorBoard

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from unsmear.errors import UsageError
 from unsmear.formats import format_of, is_picture_name
 from unsmear.image import default_output, is_own_name, sheet_beside, suffix_for
+from unsmear.paths import exists
 
 STREAM = "-"
 """Stands for standard input among the inputs, and for standard output as the output."""
@@ -24,12 +25,14 @@ STREAM = "-"
 class Job:
     """One picture to restore. A source or target that is no path is standard input or output.
 
-    The sheet is where the picture goes before and after, side by side, if that is wanted.
+    The sheet is where the picture goes before and after, side by side, if that is wanted. With `overwrite` a target and
+    a sheet that exist are replaced.
     """
 
     source: Path | BinaryIO
     target: Path | BinaryIO
     sheet: Path | None = None
+    overwrite: bool = False
 
     @property
     def source_name(self) -> str:
@@ -102,14 +105,15 @@ def plan_jobs(
         jobs = [Job(source, _target(source, place, output, into_folder)) for source, place in found.items()]
     if compare:
         jobs = [replace(job, sheet=sheet_beside(_needed(job.target))) for job in jobs]
+    jobs = [replace(job, overwrite=overwrite) for job in jobs]
     _check_targets(jobs, overwrite)
     _check_folders(jobs, may_create=into_folder)
     number, shares = shard
     batch = Batch([], [], is_many or shares > 1)
     for job in jobs[number - 1 :: shares]:
-        is_done = not overwrite and isinstance(job.target, Path) and _exists(job.target)
+        is_done = not overwrite and isinstance(job.target, Path) and _is_there(job.target, batch.is_many)
         (batch.existing if is_done else batch.jobs).append(job)
-        if not (is_done or overwrite) and job.sheet is not None and _exists(job.sheet):
+        if not (is_done or overwrite) and job.sheet is not None and exists(job.sheet):
             raise UsageError(f"{job.sheet}: exists already, but no result; move it away, or pass --overwrite")
     if batch.existing and not batch.is_many:
         raise UsageError(f"{jobs[0].target}: exists already; choose another --output, or pass --overwrite")
@@ -231,9 +235,9 @@ def _check_targets(jobs: list[Job], overwrite: bool) -> None:
 
 def _check_folders(jobs: list[Job], *, may_create: bool) -> None:
     for folder in {job.target.parent for job in jobs if isinstance(job.target, Path)}:
-        while may_create and not _exists(folder) and folder != folder.parent:
+        while may_create and not exists(folder) and folder != folder.parent:
             folder = folder.parent
-        if not _exists(folder):
+        if not exists(folder):
             raise UsageError(f"{folder}: no such folder for the output; make it first")
         if not folder.is_dir():
             raise UsageError(f"{folder}: is a file, but a folder is needed for the output")
@@ -241,14 +245,14 @@ def _check_folders(jobs: list[Job], *, may_create: bool) -> None:
             raise UsageError(f"{folder}: this folder cannot be written; choose another --output")
 
 
-def _exists(path: Path) -> bool:
+def _is_there(target: Path, is_many: bool) -> bool:
+    """Whether a result is there. One of many whose name cannot be had stops no other: to write it will fail."""
     try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+        return exists(target)
+    except UsageError:
+        if not is_many:
+            raise
         return False
-    except OSError as error:  # the name is too long, or a folder on the way may not be entered
-        raise UsageError(f"{path}: {error.strerror}; choose another --output") from None
-    return True
 
 
 def _key(path: Path) -> str:

@@ -40,6 +40,7 @@ def write_weights(
 
     Raises:
         ModelError: If a weight is not finite in that type.
+        ImageError: If the file cannot be written.
     """
     stored = {k: v.detach().to("cpu", dtype).contiguous() for k, v in tensors.items()}
     bad = [k for k, v in stored.items() if not v.isfinite().all()]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock, Thread
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from unsmear.atomic import write_whole
 from unsmear.batch import Job
 from unsmear.errors import ImageError, UnsmearError, UsageError
 from unsmear.formats import format_of
-from unsmear.image import Picture, check_fits, open_picture, probe, save_picture, written_dtype
+from unsmear.image import Picture, check_fits, open_picture, probe, save_picture, write_stream, written_dtype
 
 _PIXELS_IN_WORK = 100_000_000  # read, in the network, or being written; a single larger picture goes alone
 
@@ -56,7 +56,7 @@ class Outcome:
         note: Why, or what else a person should know.
         width: Width in pixels, 0 where it could not be read.
         height: Height in pixels.
-        seconds: Time in the treatment.
+        seconds: Time in the treatment, without reading and writing.
         error: What failed.
     """
 
@@ -86,7 +86,7 @@ def run_job(job: Job, treat: Treatment, *, max_megapixels: float, copy_kept: boo
     """Treat one picture, one step after the other.
 
     Args:
-        job: What to do. Missing folders on the way to its target are made; an existing target is replaced.
+        job: What to do. Missing folders on the way to its target are made.
         treat: What is done to the picture.
         max_megapixels: Largest picture to decode, in million pixels.
         copy_kept: Whether files that are left as they are go to their target byte by byte, or nowhere.
@@ -95,8 +95,8 @@ def run_job(job: Job, treat: Treatment, *, max_megapixels: float, copy_kept: boo
         UnsmearError: If the picture cannot be read, treated or written. There is no output then, but for the target if
             only the sheet cannot be written.
     """
-    began = time.monotonic()
     picture = _read(job, max_megapixels)
+    began = time.monotonic()
     treated = _treat(job, picture, treat)
     seconds = time.monotonic() - began
     _write(job, treated, copy_kept)
@@ -278,23 +278,28 @@ def _treat(job: Job, picture: Picture, treat: Treatment) -> Treated:
 
 
 def _write(job: Job, treated: Treated, copy_kept: bool) -> None:
-    if isinstance(job.target, Path) and (copy_kept or treated.picture is not None):
+    if treated.kept and not copy_kept and isinstance(job.target, Path):
+        return
+    if isinstance(job.target, Path):
         _make_folder(job.target.parent)
     if treated.picture is not None:
-        save_picture(treated.picture, job.target, format=_format(job, treated.picture))
-    elif copy_kept and isinstance(job.source, Path) and isinstance(job.target, Path):
-        _copy(job.source, job.target)
+        save_picture(treated.picture, job.target, format=_format(job, treated.picture), replace=job.overwrite)
+    elif isinstance(job.source, Path):
+        _copy(job.source, job.target, job.overwrite)
     # Last: a sheet without a result would keep a batch that was killed in between from going on.
     if job.sheet is not None and treated.sheet is not None:
-        save_picture(treated.sheet, job.sheet)
+        save_picture(treated.sheet, job.sheet, replace=job.overwrite)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path | BinaryIO, overwrite: bool) -> None:
     try:
         data = source.read_bytes()
     except OSError as error:
         raise ImageError(f"{source}: cannot be read: {error.strerror}") from None
-    write_whole(target, data)
+    if isinstance(target, Path):
+        write_whole(target, data, replace=overwrite)
+    else:
+        write_stream(target, data)
 
 
 def _format(job: Job, picture: Picture) -> str:

@@ -15,6 +15,7 @@ from unsmear.errors import ImageError, UsageError
 from unsmear.guard import guard as guarded
 from unsmear.image import MAX_MEGAPIXELS, Picture, check_image, default_output, from_pil, to_pil
 from unsmear.models import DEFAULT_MODEL
+from unsmear.paths import exists
 from unsmear.pipeline import Treated, run_job
 
 AnyImage = TypeVar("AnyImage", np.ndarray, Tensor, Image.Image)
@@ -144,13 +145,13 @@ def _treat_file(
     path: Path, output: str | Path | None, overwrite: bool, treat: Callable[[np.ndarray], np.ndarray]
 ) -> Path:
     destination = default_output(path) if output is None else Path(output)
-    if destination.exists() and not overwrite:
+    if exists(destination) and not overwrite:
         raise UsageError(f"{destination}: exists already; choose another output, or set overwrite=True")
 
     def treat_picture(job: Job, picture: Picture) -> Treated:
         return Treated(picture.with_srgb(treat(picture.srgb())))
 
-    run_job(Job(path, destination), treat_picture, max_megapixels=MAX_MEGAPIXELS)
+    run_job(Job(path, destination, overwrite=overwrite), treat_picture, max_megapixels=MAX_MEGAPIXELS)
     return destination
 
 

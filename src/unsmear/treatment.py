@@ -67,7 +67,7 @@ def _as_it_is(job: Job, picture: Picture, options: Options) -> Picture | None:
     """A picture that is not restored: None where its file can stay as it is."""
     if options.strip:
         return picture.stripped()
-    if not (isinstance(job.source, Path) and isinstance(job.target, Path)):
+    if not isinstance(job.source, Path) or job.source.suffix.lower() in RAW_SUFFIXES:  # developed into another format
         return picture
-    is_raw = job.source.suffix.lower() in RAW_SUFFIXES  # developed into another format
-    return None if format_of(job.target) == picture.format and not is_raw else picture
+    other = isinstance(job.target, Path) and format_of(job.target) != picture.format
+    return picture if other else None

@@ -12,6 +12,7 @@ import typer
 from unsmear.cli.arguments import check_evaluation_extra
 from unsmear.cli.terminal import printable
 from unsmear.errors import UsageError
+from unsmear.paths import exists
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -124,13 +125,13 @@ def _find(data: Path, sharp: Path | None, split: str, variant: str | None) -> "P
     """The pairs that the call is about."""
     from unsmear.data.pairs import Pair, PairedFolder, find_pairs, pair_folders
 
-    if not data.exists():
+    if not exists(data):
         raise UsageError(f"{data}: no such file or folder")
     if sharp is None:
         if not data.is_dir():
             raise UsageError(f"{data}: is one picture; give the sharp one with --sharp")
         return find_pairs(data, split=cast("Split", split), variant=variant)
-    if not sharp.exists():
+    if not exists(sharp):
         raise UsageError(f"{sharp}: no such file or folder")
     if data.is_dir() != sharp.is_dir():
         raise UsageError(f"{data} and {sharp}: give two folders or two pictures, not one of each")

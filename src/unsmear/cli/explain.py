@@ -42,11 +42,11 @@ def explain(
     looked and how it filtered. What each panel is: docs/explain.md.
     """
     from unsmear.explain.output import check_output, write_report
-    from unsmear.image import open_picture
+    from unsmear.image import open_picture, report_beside
     from unsmear.samples import to_depth
 
     begin = time.monotonic()
-    target = photo.with_suffix(".explained.png") if output is None else output
+    target = report_beside(photo) if output is None else output
     if not list_blocks:
         check_output(photo, target, overwrite=overwrite)
     picture = open_picture(photo).srgb()

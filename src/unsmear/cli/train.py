@@ -68,7 +68,7 @@ def train(
             show=show,
             notice=tell,
         )
-    state = "done" if progress.step == config.steps else "stopped, go on with --resume"
+    state = "done" if progress.step >= config.steps else "stopped, go on with --resume"
     tell(f"{out / 'weights.safetensors'}: {progress.step} of {config.steps} steps, {state}")
     return 0
 

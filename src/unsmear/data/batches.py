@@ -56,6 +56,10 @@ class SharpPhotos:
     pattern_share: float = 0.0
     shrink_share: float = 0.0
 
+    def needs(self, size: int) -> int:
+        """Pixels that pictures must have along both sides for crops of `size`, with what lies around them."""
+        return size + 2 * max(margin for (_, margin), share in zip(_PRESETS, self.mixture, strict=False) if share)
+
     def draw(self, count: int, size: int, progress: float, rng: torch.Generator) -> Batch:
         """Draw crops with something in them, and blur them with one of the presets, or not at all."""
         blurred, sharp = self._pair(count, size, progress, rng)

@@ -62,7 +62,7 @@ def soften(values: Tensor, sigma: float) -> Tensor:
     """Softens pictures by a Gaussian, alike in all directions.
 
     Args:
-        values: (B, C, H, W), sides above `4 * sigma`; they are continued by reflection.
+        values: (B, C, H, W), sides above `ceil(3.5 * sigma)`; they are continued by reflection.
         sigma: standard deviation, pixels, > 0.
 
     Returns:

@@ -174,6 +174,21 @@ class PictureStore(Sequence[np.ndarray]):
         finally:
             part.unlink(missing_ok=True)
 
+    def check_sides(self, least: int) -> None:
+        """Check before the work that training crops can be taken from all pictures.
+
+        Args:
+            least: Pixels that crops need along both sides.
+
+        Raises:
+            UsageError: If a picture has fewer; names its file.
+        """
+        files = (file for file, count in zip(self.files, self.counts, strict=True) for _ in range(count))
+        for file, (height, width, _) in zip(files, self._shapes, strict=True):
+            if min(height, width) < least:
+                size = f"{width} x {height} pixels, but crops need {least} along both sides"
+                raise UsageError(f"{file}: {size}; leave it out, or make crop smaller")
+
     def __len__(self) -> int:
         return len(self._shapes)
 

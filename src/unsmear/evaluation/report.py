@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,6 +15,7 @@ from unsmear.atomic import write_whole
 from unsmear.embed import data_uri
 from unsmear.evaluation.restorers import BLURRED
 from unsmear.evaluation.summary import Evaluation, Row
+from unsmear.finite import finite
 
 Show = Callable[[str], Mapping[str, np.ndarray]]
 """Gives the pictures of a pair by the name of the model, `BLURRED` first and "sharp" last, uint8 (H, W, 3)."""
@@ -108,16 +108,7 @@ def _json(evaluation: Evaluation, command: str) -> bytes:
         "bootstrap": evaluation.bootstrap,
         "summaries": [asdict(summary) for summary in evaluation.summaries],
     }
-    return (json.dumps(_finite(whole), indent=1) + "\n").encode()
-
-
-def _finite(value: Any) -> Any:
-    """The same with infinities as text, which is all that JSON can hold of them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return (json.dumps(finite(whole), indent=1) + "\n").encode()
 
 
 def _html(evaluation: Evaluation, show: Show, command: str) -> bytes:

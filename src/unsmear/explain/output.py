@@ -8,6 +8,7 @@ from unsmear.errors import UsageError
 from unsmear.explain.page import render_page
 from unsmear.explain.report import Report
 from unsmear.explain.sheet import render_sheet
+from unsmear.paths import exists
 
 SUFFIXES = (".png", ".html")
 """What a report can be written as."""
@@ -23,9 +24,10 @@ def check_output(source: Path, output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{output}: a report is a picture (.png) or a page (.html); choose one by the extension")
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent}: no such folder for the output; make it first")
-    if output.exists() and source.exists() and output.samefile(source):
+    there = exists(output)
+    if there and exists(source) and output.samefile(source):
         raise UsageError(f"{output}: the report would replace the picture; choose another --output")
-    if output.exists() and not overwrite:
+    if there and not overwrite:
         raise UsageError(f"{output}: exists already; choose another --output, or pass --overwrite")
 
 

@@ -11,10 +11,11 @@ from unsmear.image.read import (
     is_own_name,
     open_picture,
     probe,
+    report_beside,
     sheet_beside,
     suffix_for,
 )
-from unsmear.image.write import check_fits, save_picture, written_dtype
+from unsmear.image.write import check_fits, save_picture, write_stream, written_dtype
 
 __all__ = [
     "MAX_MEGAPIXELS",
@@ -26,9 +27,11 @@ __all__ = [
     "is_own_name",
     "open_picture",
     "probe",
+    "report_beside",
     "save_picture",
     "sheet_beside",
     "suffix_for",
     "to_pil",
+    "write_stream",
     "written_dtype",
 ]

@@ -170,6 +170,8 @@ def encode_pil(picture: Picture, format: str) -> bytes:
     options = picture.encoding if picture.encoding and format == picture.format else FORMATS[format].encoding
     img = to_pil(picture)
     options = {} if format == "PNG" else {**options, **img.info}  # whose chunks we write ourselves
+    if format == "JPEG" and not all(1 <= round(dots) < 2**16 for dots in options.get("dpi", ())):
+        del options["dpi"]  # more or less than a JPEG can tell
     if format == "JPEG" and picture.photoshop:
         data = _PHOTOSHOP_MARK + picture.photoshop
         options["extra"] = struct.pack(">2sH", b"\xff\xed", len(data) + 2) + data

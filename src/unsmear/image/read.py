@@ -21,7 +21,7 @@ from unsmear.image.picture import Header, Picture
 from unsmear.image.pil import limited_pillow, open_pil
 from unsmear.image.raw import open_raw
 
-_RESULT, _SHEET = ".deblurred", ".compare"  # what the names of our own results end in
+_RESULT, _SHEET, _REPORT = ".deblurred", ".compare", ".explained"  # what the names of our own results end in
 
 MAX_MEGAPIXELS = 200.0
 """Pictures of more million pixels are refused from the header, unless more is allowed."""
@@ -73,9 +73,14 @@ def sheet_beside(target: Path) -> Path:
     return target.with_name(f"{target.stem.removesuffix(_RESULT)}{target.suffix}{_SHEET}.png")
 
 
+def report_beside(photo: Path) -> Path:
+    """Where what is told of a photo goes when nobody says otherwise: `name.explained.png` beside it."""
+    return photo.parent / f"{photo.stem}{_REPORT}.png"
+
+
 def is_own_name(path: Path) -> bool:
     """Whether a file is named as our own results are."""
-    return path.stem.endswith((_RESULT, _SHEET))
+    return path.stem.endswith((_RESULT, _SHEET, _REPORT))
 
 
 def suffix_for(source: Path) -> str:

@@ -18,8 +18,10 @@ from unsmear.image.tiff import encode_tiff
 _MAX_JPEG_METADATA = 65_500  # bytes of EXIF, of XMP, and of Photoshop's resources
 
 
-def save_picture(picture: Picture, destination: Path | BinaryIO, *, format: str | None = None) -> None:
-    """Write a picture to a file, whole or not at all, or to a binary stream. An existing file is replaced.
+def save_picture(
+    picture: Picture, destination: Path | BinaryIO, *, format: str | None = None, replace: bool = True
+) -> None:
+    """Write a picture to a file, whole or not at all, or to a binary stream.
 
     The depth is that of the picture, or the greatest that the format holds.
 
@@ -27,6 +29,7 @@ def save_picture(picture: Picture, destination: Path | BinaryIO, *, format: str 
         picture: What to write.
         destination: A path, or a stream open for writing.
         format: Name of the file format. By default that of the extension of the path, or that of the picture.
+        replace: Whether to replace a file that exists.
 
     Raises:
         UsageError: If the extension is unknown.
@@ -45,15 +48,25 @@ def save_picture(picture: Picture, destination: Path | BinaryIO, *, format: str 
         reason = " ".join(str(error).split())
         raise ImageError(f"{name}: cannot be encoded as {format} ({reason}); try another format") from error
     if isinstance(destination, Path):
-        write_whole(destination, data)
+        write_whole(destination, data, replace=replace)
     else:
-        try:
-            destination.write(data)
-            destination.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise ImageError(f"{name}: cannot be written: {error.strerror}") from None
+        write_stream(destination, data)
+
+
+def write_stream(stream: BinaryIO, data: bytes) -> None:
+    """Write to a stream.
+
+    Raises:
+        BrokenPipeError: If its reader went away.
+        ImageError: If it cannot be written otherwise.
+    """
+    try:
+        stream.write(data)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ImageError(f"{getattr(stream, 'name', 'output')}: cannot be written: {error.strerror}") from None
 
 
 def check_fits(picture: Picture, format: str, name: str) -> None:

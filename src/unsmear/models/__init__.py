@@ -24,6 +24,7 @@ from unsmear.models.restormer import Restormer, RestormerConfig
 from unsmear.models.saphn import SAPHN, SAPHNConfig
 from unsmear.models.srn import SRN, SRNConfig
 from unsmear.models.svrnn import SVRNN, SVRNNConfig
+from unsmear.paths import exists
 
 DEFAULT_MODEL = "saphn-s"
 
@@ -148,7 +149,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
                 f"model {str(name_or_path)!r} ships without weights: train it, and give the weights file instead"
             )
         path = shipped
-    elif not path.is_file():
+    elif not (exists(path) and path.is_file()):
         what = "no such file" if path.suffix == ".safetensors" or len(path.parts) > 1 else "unknown model"
         raise UsageError(f"{what} {str(name_or_path)!r}: choose one of {', '.join(MODELS)}, or give a weights file")
     name, config, tensors = read_weights(path)
@@ -202,6 +203,7 @@ def save_model(
 
     Raises:
         ModelError: If a weight is not finite in that type.
+        ImageError: If the file cannot be written.
     """
     write_weights(path, network.name, asdict(network.config), network.state_dict(), notes=notes, dtype=dtype)
 

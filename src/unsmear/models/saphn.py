@@ -14,6 +14,7 @@
 Spatial sizes must be multiples of `size_multiple`. Values in and out are sRGB-encoded, [0, 1].
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.models.blind_deconvolution import BlindDeconvolution, FilterMixture
+from unsmear.models.blind_deconvolution import FAR, BlindDeconvolution, FilterMixture
 from unsmear.models.network import Network
 from unsmear.ops import convolve, distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 from unsmear.ops.dispatch import takes_kernels
@@ -292,8 +293,9 @@ class SAPHN(Network):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width must be multiples of this: halvings of the picture, scales, and pixel blocks."""
-        return 2 ** (self.config.levels // 2) * self.config.scale
+        """Height and width must be multiples of this: halvings, scales, pixel blocks, and where blur is estimated."""
+        own = 2 ** (self.config.levels // 2) * self.config.scale
+        return own if self.blind is None else math.lcm(own, FAR)
 
     @property
     def peak_bytes_per_pixel(self) -> float:

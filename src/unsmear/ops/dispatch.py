@@ -35,12 +35,13 @@ def plain_operators() -> Iterator[None]:
 
 
 def takes_kernels(x: Tensor) -> bool:
-    """Whether the compiled CPU kernels can work on a tensor: on a processor, outside a graph being recorded.
+    """Whether the compiled CPU kernels can work on a tensor: on a processor, outside a graph being recorded."""
+    return x.is_cpu and not is_recorded() and not _plain.get()
 
-    A graph can only hold PyTorch operators.
-    """
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return x.is_cpu and not tracing and not torch.compiler.is_compiling() and not _plain.get()
+
+def is_recorded() -> bool:
+    """Whether a graph is being recorded, which can only hold PyTorch operators."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def takes_triton(x: Tensor, *channels: int) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from unsmear.ops.dispatch import computing_type, is_depthwise, takes_kernels, takes_triton
+from unsmear.ops.dispatch import computing_type, is_depthwise, is_recorded, takes_kernels, takes_triton
 
 
 def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,7 +62,7 @@ def pixel_adaptive_conv2d(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tenso
         from unsmear.ops import pixel_adaptive_cuda as cuda
 
         return cuda.pixel_adaptive(x, kernel, weight, bias)
-    compute = _PixelAdaptive.apply if takes_kernels(x) else _forward
+    compute = _forward if is_recorded() else _PixelAdaptive.apply
     return compute(x, kernel, weight, bias).to(dtype)  # pyright: ignore[reportOptionalMemberAccess]
 
 
@@ -162,7 +162,7 @@ class _PixelAdaptive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, kernel, weight)
-        if not x.is_cpu:
+        if not takes_kernels(x):
             return _forward(x, kernel, weight, bias)
         # Imported late: compiled code is slow to load and of no use on other devices.
         from unsmear.ops import pixel_adaptive_cpu as cpu
@@ -176,7 +176,7 @@ class _PixelAdaptive(torch.autograd.Function):
         grad = grad.to(x.dtype)  # autocast may have computed the output in 16 bits
         wants_x, wants_kernel, wants_weight, wants_bias = ctx.needs_input_grad
         grad_x = grad_kernel = grad_weight = None
-        if not x.is_cpu:
+        if not takes_kernels(x):
             grad_x, grad_kernel, grad_weight = _backward(grad, x, kernel, weight)
         else:
             from unsmear.ops import pixel_adaptive_cpu as cpu
@@ -216,7 +216,8 @@ def _backward(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) -> tuple[
     """Gradients of x, kernel and weight, tap by tap."""
     k = weight.shape[-1]
     padded = F.pad(x, [k // 2] * 4)
-    grad_padded, grad_kernel, grad_weight = map(torch.zeros_like, (padded, kernel, weight))
+    grad_padded = torch.zeros_like(padded, dtype=torch.promote_types(padded.dtype, torch.float32))
+    grad_kernel, grad_weight = map(torch.empty_like, (kernel, weight))
     for t, (tap, grad_tap) in enumerate(zip(_taps(padded, k), _taps(grad_padded, k), strict=True)):
         factor, point = kernel[:, t : t + 1], weight[:, :, t // k, t % k, None]
         if is_depthwise(x, weight):
@@ -229,4 +230,5 @@ def _backward(grad: Tensor, x: Tensor, kernel: Tensor, weight: Tensor) -> tuple[
         grad_kernel[:, t] = (product * tap).sum(1)
         grad_weight[:, :, t // k, t % k] = grad_point
     r = k // 2
-    return grad_padded[:, :, r : r + x.shape[2], r : r + x.shape[3]], grad_kernel, grad_weight
+    grad_x = grad_padded[:, :, r : r + x.shape[2], r : r + x.shape[3]].to(x.dtype)
+    return grad_x, grad_kernel, grad_weight

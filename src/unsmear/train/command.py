@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ import numpy as np
 import torch
 
 from unsmear import __version__
+from unsmear.atomic import write_whole
 from unsmear.data.batches import RealPairs, SharpPhotos, Source, VideoFrames
 from unsmear.data.clips import list_clips
 from unsmear.data.pairs import check_sizes, find_pairs, is_paired
 from unsmear.data.store import PictureStore, list_pictures
 from unsmear.data.video import is_video
 from unsmear.errors import UsageError
+from unsmear.finite import finite
+from unsmear.paths import exists
 from unsmear.train.config import RECIPES, TrainConfig
 from unsmear.train.loop import Progress, Row, train
 from unsmear.train.objective import vgg19_file
@@ -60,13 +63,19 @@ def configure(recipe: str, settings: Sequence[str]) -> TrainConfig:
         except ValueError:
             value = text
         if isinstance(known[name], float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            with suppress(OverflowError):  # too large: of another type, then
+                value = float(value)
         if isinstance(known[name], tuple) and isinstance(value, list):
             value = tuple(value)
         if not _is_alike(value, known[name]):
             such = "null or the name of a file" if known[name] is None else json.dumps(known[name])
             raise UsageError(f"--set {setting!r}: {name} is of another type, such as {such}")
         changes[name] = value
+    init = changes.get("init", config.init)
+    if changes.get("model", config.model) != config.model and init is not None and init == config.init:
+        raise UsageError(f"--set model: recipe {recipe!r} begins with {init!r}; give --set init=FILE or init=null, too")
+    if "name" in changes.get("overrides", {}):
+        raise UsageError("--set overrides: the name is no part of a configuration; give --set model=NAME")
     if "model" in changes:  # the recipe's overrides are of the recipe's model
         changes.setdefault("overrides", {})
     return dataclasses.replace(config, **changes)
@@ -116,7 +125,7 @@ def run_training(
         raise UsageError("there is nothing to train on: give --data DIR")
     if resume:
         _check_alike(config, out, notice)
-    elif (out / "checkpoints").exists():
+    elif exists(out) and any((out / "checkpoints").glob("step-*")):
         raise UsageError(f"{out}: holds a run already; pass --resume to go on with it, or choose another --out")
     if config.perceptual_weight:
         vgg19_file(config)  # or tell that it is missing before all is decoded
@@ -129,15 +138,19 @@ def run_training(
         if kind == "photos":
             photos += list_pictures(path)
         elif kind == "frames":
-            sources.append((_frames(path, notice), config.frame_share / number[kind]))
+            sources.append((_frames(path, config.crop, notice), config.frame_share / number[kind]))
         else:
-            sources.append((_pairs(path, notice), config.pair_share / number[kind]))
+            sources.append((_pairs(path, config.crop, notice), config.pair_share / number[kind]))
     held_out = list_pictures(validate) if validate else photos[_HELD_OUT - 1 :: _HELD_OUT] if len(photos) > 1 else []
     photos = [p for p in photos if p not in set(held_out)]
     if photos:
-        rest = max(0.0, 1 - sum(share for _, share in sources)) or 1.0
+        rest = 1 - sum(share for _, share in sources)
+        if rest <= 0:
+            raise UsageError("frame_share and pair_share leave nothing for the photos: make them smaller")
         store = PictureStore(photos, notice=notice)
-        sources.append((sharp_photos(store, config), rest))
+        drawn = sharp_photos(store, config)
+        store.check_sides(drawn.needs(config.crop))
+        sources.append((drawn, rest))
     sharp = [_center(p) for p in PictureStore(held_out[:_VALIDATED])] if held_out else []
     _write_config(config, data, out)
     with open_log(out, make_writer) as write:
@@ -176,20 +189,22 @@ def sharp_photos(pictures: Sequence[np.ndarray], config: TrainConfig) -> SharpPh
     return SharpPhotos(pictures, config.mixture, config.curriculum, **{name: getattr(config, name) for name in names})
 
 
-def _frames(path: Path, notice: Callable[[str], None]) -> VideoFrames:
+def _frames(path: Path, crop: int, notice: Callable[[str], None]) -> VideoFrames:
     clips = list_clips(path)
     store = PictureStore([file for files in clips.values() for file in files], notice=notice)
     counts = iter(store.counts)
     lengths = {name: sum(islice(counts, len(files))) for name, files in clips.items()}
+    store.check_sides(crop)
     notice(f"{path}: {len(store)} frames in {len(clips)} clip{'s' * (len(clips) > 1)}")
     return VideoFrames(store, lengths)
 
 
-def _pairs(folder: Path, notice: Callable[[str], None]) -> RealPairs:
+def _pairs(folder: Path, crop: int, notice: Callable[[str], None]) -> RealPairs:
     found = find_pairs(folder)
     notice(f"{folder}: {found}")
     check_sizes(found.pairs)
     blurred = PictureStore([pair.blurred for pair in found.pairs], notice=notice)
+    blurred.check_sides(crop)
     return RealPairs(blurred, PictureStore([pair.sharp for pair in found.pairs], notice=notice))
 
 
@@ -220,11 +235,11 @@ def _check_alike(config: TrainConfig, out: Path, notice: Callable[[str], None]) 
 def _write_config(config: TrainConfig, data: Sequence[str], out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        versions = {"unsmear": __version__, "torch": torch.__version__}
-        whole = {"config": dataclasses.asdict(config), "data": list(data), "versions": versions}
-        (out / "config.json").write_text(json.dumps(whole, indent=1) + "\n")
     except OSError as error:
-        raise UsageError(f"{out}: this folder cannot be written: {error.strerror}") from None
+        raise UsageError(f"{out}: this folder cannot be made: {error.strerror}") from None
+    versions = {"unsmear": __version__, "torch": torch.__version__}
+    whole = {"config": dataclasses.asdict(config), "data": list(data), "versions": versions}
+    write_whole(out / "config.json", (json.dumps(whole, indent=1) + "\n").encode())
 
 
 @contextmanager
@@ -235,7 +250,7 @@ def open_log(out: Path, make_writer: Callable[..., Any] | None = None) -> Iterat
 
         def write(row: Row) -> None:
             nonlocal writer
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite(row)) + "\n")
             file.flush()
             if make_writer and not writer:
                 # Made here, as only the main process logs; and what a killed run wrote beyond its last checkpoint is

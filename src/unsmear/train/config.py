@@ -61,7 +61,8 @@ class TrainConfig:
             blurred: what repeats must not be taken for the trace of a motion.
         shrink_share: Share of the crops that are taken from photos made up to 2.5 times smaller.
         frame_share: Share of batches from averaged video frames, where such data is given.
-        pair_share: Share of batches from real pairs, where such data is given.
+        pair_share: Share of batches from real pairs, where such data is given. What frames and pairs leave is for the
+            photos; without photos they have it all, in proportion.
         seed: Seed of everything random.
         workers: Processes that prepare batches; 0 prepares them in the training process.
         log_every: Steps between lines of the log.
@@ -108,7 +109,7 @@ class TrainConfig:
     pattern_share: float = 0.0
     shrink_share: float = 0.0
     frame_share: float = 0.25
-    pair_share: float = 1.0
+    pair_share: float = 0.5
     seed: int = 0
     workers: int = 1
     log_every: int = 50
@@ -132,6 +133,8 @@ class TrainConfig:
         for name in (*_WEIGHTS, *_NOT_NEGATIVE):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise UsageError(f"seed must be less than 2^63, not {self.seed}")
         if not self.pixel_weight and not self.perceptual_weight:
             raise UsageError("pixel_weight and perceptual_weight are both 0: nothing says which picture is meant")
         shares = (*self.mixture, *[0.0] * (5 - len(self.mixture)))
