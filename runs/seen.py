@@ -30,7 +30,8 @@ SIDE = 480  # pixels
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs=2, type=Path, metavar=("SEEN", "UNSEEN"))
+    parser.add_argument("seen", type=Path, metavar="SEEN")
+    parser.add_argument("unseen", type=Path, metavar="UNSEEN")
     parser.add_argument("--model", nargs="+", default=["saphn-s"])
     parser.add_argument("--crops", type=int, default=30)
     args = parser.parse_args()
@@ -40,7 +41,7 @@ def main() -> None:
         if not isinstance(network, SAPHN) or network.blind is None:
             parser.error(f"{name} has no first estimate")
         for strength in STRENGTHS:
-            for folder, what in zip(args.folders, ("seen", "unseen"), strict=True):
+            for folder, what in ((args.seen, "seen"), (args.unseen, "unseen")):
                 first, last = torch.tensor(list(gains(network, folder, strength, args.crops))).T
                 figures = [first.mean(), (last - first).mean(), last.mean(), last.min()]
                 cells = [name, strength, what, *(f"{figure:+.2f}" for figure in figures)]

@@ -380,9 +380,11 @@ def test_many_pictures(run):
     first, *lines, last = err.splitlines()
     assert first == "in/b.png -> out/b.png (skipped, exists)"
     assert sorted(lines) == ["in/a.png -> out/a.png (8 x 6, T)", "in/deep/c.png -> out/deep/c.png (8 x 6, T)"]
-    assert re.fullmatch(r"2 restored, 1 skipped \(exists\) in T; the network worked \d+% of the time", last)
+    assert re.fullmatch(
+        r"2 restored, 1 skipped \(exists; --overwrite makes them anew\) in T; the network worked \d+% of the time", last
+    )
     code, _, err = run("deblur", "in", "-r", "-o", "out")
-    assert (code, err.splitlines()[-1]) == (0, "3 skipped (exists)")
+    assert (code, err.splitlines()[-1]) == (0, "3 skipped (exists; --overwrite makes them anew)")
 
 
 def test_one_bad_picture_does_not_stop_the_rest(run, monkeypatch):
@@ -512,6 +514,63 @@ def test_shares(run):
         assert run("deblur", "in", "-o", "out", "--shard", wrong)[0] == 2
 
 
+def test_a_folder_inside_that_cannot_be_read_stops_no_other(run, monkeypatch):
+    """Superusers may read it all the same, so here the system says no for it."""
+    for name in ("in/a.png", "in/closed/b.png", "in/z/c.png"):
+        make(name)
+
+    def listdir(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", listdir)
+    code, _, err = run("deblur", "in", "-r", "-o", "out", "--report", "all.json")
+    assert code == 1
+    assert err.startswith("unsmear: error: in/closed: this folder cannot be read: Permission denied\n")
+    assert sorted(p.name for p in Path("out").rglob("*.png")) == ["a.png", "c.png"]
+    assert json.loads(Path("all.json").read_text())["complete"] is False
+    assert run("deblur", "in", "-r", "-o", "out", "--dry-run")[0] == 1
+    code, _, err = run("deblur", "in/closed", "-o", "out")
+    assert (code, err) == (2, "unsmear: error: in/closed: this folder cannot be read: Permission denied\n")
+
+
+def test_raw_files_that_nothing_can_read_are_told(run, monkeypatch):
+    monkeypatch.setattr("unsmear.formats.find_spec", lambda name: None)
+    make("in/a.png")
+    Path("in/b.nef").touch()
+    told = "1 camera raw files left out, which need rawpy: pip install 'unsmear[raw]'\n"
+    assert run("deblur", "in", "-o", "out")[2].startswith(told)
+    Path("in/a.png").unlink()
+    assert run("deblur", "in", "-o", "new")[2] == f"unsmear: error: in: no pictures in this folder; {told}"
+
+
+def test_several_pictures_make_no_folder_that_is_named_as_a_file(run):
+    make("a.png")
+    make("b.png")
+    code, _, err = run("deblur", "a.png", "b.png", "-o", "c.png")
+    assert code == 2
+    told = "c.png: is the name of a file, but a folder is needed; end it in / if it is to be one"
+    assert err == f"unsmear: error: {told}\n"
+    assert run("deblur", "a.png", "b.png", "-o", "c.png/")[0] == 0
+    assert sorted(os.listdir("c.png")) == ["a.png", "b.png"]
+
+
+def test_what_cannot_be_written_is_told_before_the_work(run, monkeypatch):
+    make("a.png")
+    os.mkdir("closed")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("closed"))
+    for arguments in (
+        ["deblur", "a.png", "--report", "closed/all.json"],
+        ["explain", "a.png", "-o", "closed/a.png"],
+        ["synth", ".", "--preview", "closed/a.png"],
+    ):
+        code, _, err = run(*arguments)
+        assert (code, err) == (2, "unsmear: error: closed: this folder cannot be written; choose another one\n")
+    assert not Path("a.deblurred.png").exists()
+
+
 def test_sheets_are_written_and_are_no_inputs(run):
     make("in/a.png", size=(600, 500))
     make("in/b.png")
@@ -520,7 +579,7 @@ def test_sheets_are_written_and_are_no_inputs(run):
     with Image.open("in/a.png.compare.png") as sheet:
         assert sheet.width >= 1200
     for inputs in (["in"], ["in/*.png"], glob.glob("in/*.png")):
-        assert run("deblur", *inputs, "--compare")[2].endswith("2 skipped (exists)\n")
+        assert run("deblur", *inputs, "--compare")[2].endswith("2 skipped (exists; --overwrite makes them anew)\n")
     assert len(os.listdir("in")) == 6
 
 

@@ -39,6 +39,7 @@ from unsmear.image import (
     default_output,
     from_pil,
     open_picture,
+    probe,
     save_picture,
     to_pil,
 )
@@ -270,6 +271,19 @@ def test_metadata_travels_between_formats(source, target):
 def test_resolution_is_the_same(format):
     data = encoded(image(), format, dpi=(240, 120))
     assert reopened(opened(data)).info["dpi"] == Image.open(io.BytesIO(data)).info["dpi"]
+
+
+def test_paths_may_be_strings(tmp_path):
+    image().save(tmp_path / "a.png")
+    assert probe(str(tmp_path / "a.png")).format == "PNG"
+    assert open_picture(str(tmp_path / "a.png")).rgb.shape == open_picture(tmp_path / "a.png").rgb.shape
+
+
+def test_further_pictures_of_a_jpeg_are_told():
+    data = io.BytesIO()
+    image().save(data, "MPO", save_all=True, append_images=[image()])
+    assert opened(data.getvalue()).left_out == "further pictures of the file, such as a gain map, are left out"
+    assert opened(encoded(image(), "JPEG")).left_out == ""
 
 
 @pytest.mark.parametrize("dots", [0.3, 70_000])

@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import io
 import math
 import pickle
 import subprocess
@@ -80,6 +81,14 @@ def test_any_size_in_tiles_comes_back_as_it_was(height, width, multiple):
     deblurrer = Deblurrer(StandIn(size_multiple=multiple), memory_gib=TILED)
     assert deblurrer.plan(height, width).num_tiles > 1
     np.testing.assert_array_equal(deblurrer.restore(image), image)
+
+
+def test_a_pil_image_that_cannot_be_decoded_is_our_error():
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(data, "JPEG")
+    cut = Image.open(io.BytesIO(data.getvalue()[:2000]))
+    with pytest.raises(ImageError, match=r"the picture cannot be decoded \(.*truncated"):
+        Deblurrer(StandIn())(cut)
 
 
 def test_pixels_added_for_the_network_are_reflections():

@@ -154,6 +154,12 @@ def test_many_at_once_make_one_cache(photos, tmp_path):
     assert len(cached(tmp_path)) == 1
 
 
+def test_our_own_results_are_no_photos(tmp_path):
+    for name in ("a.png", "a.deblurred.png", "a.png.compare.png", "a.explained.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert list_pictures(tmp_path) == [tmp_path / "a.png"]
+
+
 AT_ONCE = """
 import os, sys, time
 from pathlib import Path

@@ -8,17 +8,20 @@ import glob
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from unsmear.errors import UsageError
-from unsmear.formats import format_of, is_picture_name
-from unsmear.image import default_output, is_own_name, sheet_beside, suffix_for
-from unsmear.paths import exists
+from unsmear.formats import RAW_SUFFIXES, SUFFIXES, format_of, is_picture_name
+from unsmear.image import default_output, sheet_beside, suffix_for
+from unsmear.paths import check_writable, exists, is_own_name
 
 STREAM = "-"
 """Stands for standard input among the inputs, and for standard output as the output."""
+
+RAWS_LEFT_OUT = "%d camera raw files left out, which need rawpy: pip install 'unsmear[raw]'"
+"""What to tell of a number of them."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,15 @@ class Batch:
         jobs: Pictures to restore.
         existing: Pictures to leave out because their result is there already.
         is_many: Whether several files, a folder or shares were asked for: then one failure does not stop the rest.
+        raws: Camera raw files that are left out, as what reads them is not installed.
+        unread: Folders inside of others that cannot be read, and why.
     """
 
     jobs: list[Job]
     existing: list[Job]
     is_many: bool
+    raws: list[Path] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def plan_jobs(
@@ -97,11 +104,14 @@ def plan_jobs(
         raise UsageError("the name of the output is empty")
     into_folder = False
     if STREAM in inputs or output == STREAM:
-        jobs, is_many = [_stream_job(inputs, output)], False
+        jobs, is_many, walk = [_stream_job(inputs, output)], False, _Walk(recursive, set())
     else:
-        found = _find(inputs, recursive, output)
+        found, walk = _find(inputs, recursive, output)
         is_many = len(found) > 1 or os.path.isdir(inputs[0])
-        into_folder = output is not None and (is_many or os.path.isdir(output) or output.endswith(("/", os.sep)))
+        is_folder = output is not None and (os.path.isdir(output) or output.endswith(("/", os.sep)))
+        if is_many and output is not None and not is_folder and Path(output).suffix.lower() in SUFFIXES:
+            raise UsageError(f"{output}: is the name of a file, but a folder is needed; end it in / if it is to be one")
+        into_folder = output is not None and (is_many or is_folder)
         jobs = [Job(source, _target(source, place, output, into_folder)) for source, place in found.items()]
     if compare:
         jobs = [replace(job, sheet=sheet_beside(_needed(job.target))) for job in jobs]
@@ -109,7 +119,7 @@ def plan_jobs(
     _check_targets(jobs, overwrite)
     _check_folders(jobs, may_create=into_folder)
     number, shares = shard
-    batch = Batch([], [], is_many or shares > 1)
+    batch = Batch([], [], is_many or shares > 1, walk.raws, walk.unread)
     for job in jobs[number - 1 :: shares]:
         is_done = not overwrite and isinstance(job.target, Path) and _is_there(job.target, batch.is_many)
         (batch.existing if is_done else batch.jobs).append(job)
@@ -136,18 +146,19 @@ def _stream_job(inputs: list[str], output: str | None) -> Job:
     return Job(source, sys.stdout.buffer)
 
 
-def _find(inputs: list[str], recursive: bool, output: str | None) -> dict[Path, Path]:
-    """All pictures, and the place of each below the folder it was found in."""
+def _find(inputs: list[str], recursive: bool, output: str | None) -> "tuple[dict[Path, Path], _Walk]":
+    """All pictures, and the place of each below the folder it was found in; and what was left out."""
     found: dict[Path, Path] = {}
     # Results of an earlier run may lie below an input folder: they are no inputs.
     left_out = {os.path.realpath(output)} if output is not None and os.path.isdir(output) else set()
+    walk = _Walk(recursive, left_out)
     for given in inputs:
         for path in _expand(given):
             if path.is_dir():
-                seen = left_out - {os.path.realpath(path)}
-                pictures = list(_walk(path, recursive, seen))
+                pictures = list(walk.pictures(path))
                 if not pictures:
                     hint = "" if recursive else "; --recursive looks into the folders inside"
+                    hint = f"; {RAWS_LEFT_OUT % len(walk.raws)}" if walk.raws else hint
                     raise UsageError(f"{path}: no pictures in this folder{hint}")
                 found.update({picture: picture.relative_to(path) for picture in pictures})
             else:
@@ -155,7 +166,7 @@ def _find(inputs: list[str], recursive: bool, output: str | None) -> dict[Path, 
     # `unsmear deblur *.jpg` a second time names the results of the first, too.
     results = {default_output(source) for source in found if is_picture_name(source)}
     results |= {sheet_beside(result) for result in results}
-    return {source: place for source, place in found.items() if source not in results}
+    return {source: place for source, place in found.items() if source not in results}, walk
 
 
 def _expand(given: str) -> list[Path]:
@@ -169,22 +180,52 @@ def _expand(given: str) -> list[Path]:
     return [Path(match) for match in matches]
 
 
-def _walk(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
-    """Pictures in a folder by name, hidden files and our own results left out; no folder is entered twice."""
-    seen.add(os.path.realpath(folder))
+@dataclass(frozen=True)
+class _Walk:
+    """What is found in folders.
+
+    Attributes:
+        recursive: Whether to go into the folders inside.
+        left_out: Real paths of folders to pass over, unless they are asked for themselves.
+        raws: As in `Batch`.
+        unread: As in `Batch`.
+    """
+
+    recursive: bool
+    left_out: set[str]
+    raws: list[Path] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    def pictures(self, folder: Path) -> Iterator[Path]:
+        """Pictures in a folder by name, hidden files and our own results left out; no folder is entered twice."""
+        yield from self._walk(folder, _names(folder), self.left_out - {os.path.realpath(folder)})
+
+    def _walk(self, folder: Path, names: list[str], seen: set[str]) -> Iterator[Path]:
+        seen.add(os.path.realpath(folder))
+        for name in names:
+            path = folder / name
+            if name.startswith("."):
+                continue
+            if os.path.isdir(path):
+                if self.recursive and os.path.realpath(path) not in seen:
+                    try:
+                        inside = _names(path)
+                    except UsageError as error:
+                        self.unread.append(str(error))
+                        continue
+                    yield from self._walk(path, inside, seen)
+            elif not is_own_name(path) and os.path.isfile(path):
+                if is_picture_name(path):
+                    yield path
+                elif path.suffix.lower() in RAW_SUFFIXES:
+                    self.raws.append(path)
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        names = sorted(os.listdir(folder))
+        return sorted(os.listdir(folder))
     except OSError as error:
         raise UsageError(f"{folder}: this folder cannot be read: {error.strerror}") from None
-    for name in names:
-        path = folder / name
-        if name.startswith("."):
-            continue
-        if os.path.isdir(path):
-            if recursive and os.path.realpath(path) not in seen:
-                yield from _walk(path, recursive, seen)
-        elif is_picture_name(path) and not is_own_name(path) and os.path.isfile(path):
-            yield path
 
 
 def _regular(path: Path) -> Path:
@@ -241,8 +282,7 @@ def _check_folders(jobs: list[Job], *, may_create: bool) -> None:
             raise UsageError(f"{folder}: no such folder for the output; make it first")
         if not folder.is_dir():
             raise UsageError(f"{folder}: is a file, but a folder is needed for the output")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(f"{folder}: this folder cannot be written; choose another --output")
+        check_writable(folder)
 
 
 def _is_there(target: Path, is_many: bool) -> bool:

@@ -1,8 +1,17 @@
-"""Whether files are there, where asking can fail: names that are too long, folders that may not be entered."""
+"""What names of files tell, and whether they are there. To ask can fail: names may be too long, folders closed."""
 
+import os
 from pathlib import Path
 
 from unsmear.errors import UsageError
+
+RESULT, SHEET, REPORT = ".deblurred", ".compare", ".explained"
+"""What the names of our own results end in, before the extension."""
+
+
+def is_own_name(path: Path) -> bool:
+    """Whether a file is named as our own results are."""
+    return path.stem.endswith((RESULT, SHEET, REPORT))
 
 
 def exists(path: Path) -> bool:
@@ -20,3 +29,13 @@ def exists(path: Path) -> bool:
     except ValueError as error:  # a zero byte in the name
         raise UsageError(f"{str(path)!r}: {error}; choose another file or folder") from None
     return True
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before the work whether files can be written to a folder.
+
+    Raises:
+        UsageError: If not.
+    """
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder}: this folder cannot be written; choose another one")

@@ -314,6 +314,8 @@ def _outcome(job: Job, picture: Picture, treated: Treated, seconds: float) -> Ou
         bits, held = (8 * np.dtype(dtype).itemsize for dtype in (picture.rgb.dtype, written_dtype(picture, format)))
         if held < bits:
             notes.append(f"{bits} bits a channel, of which {format} holds {held}")
+        if picture.left_out:
+            notes.append(picture.left_out)
     return Outcome(job, "kept" if treated.kept else "restored", "; ".join(notes), width, height, seconds)
 
 

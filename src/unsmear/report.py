@@ -11,7 +11,7 @@ from unsmear import __version__
 from unsmear.atomic import write_whole
 from unsmear.batch import Job
 from unsmear.errors import UsageError
-from unsmear.paths import exists
+from unsmear.paths import check_writable, exists
 from unsmear.pipeline import Outcome
 
 _COLUMNS = ("source", "target", "state", "width", "height", "seconds", "note")
@@ -41,6 +41,7 @@ def check_report(path: Path) -> None:
         raise UsageError(f"{path}: end the name of the report with .json or .csv")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no such folder to write to; choose another file for --report")
+    check_writable(path.parent)
     if exists(path):
         if not path.is_file():
             raise UsageError(f"{path}: is no file; choose another one for --report")

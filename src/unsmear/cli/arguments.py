@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from unsmear.errors import UsageError
-from unsmear.paths import exists
+from unsmear.paths import check_writable, exists
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -26,6 +26,7 @@ def check_new_file(file: Path, option: str, *, overwrite: bool | None = None) ->
     """
     if not file.parent.is_dir():
         raise UsageError(f"{file}: there is no such folder to write to; choose another file for {option}")
+    check_writable(file.parent)
     if exists(file) and not overwrite:
         way_out = "" if overwrite is None else ", or pass --overwrite"
         raise UsageError(f"{file}: exists already; choose another file for {option}{way_out}")

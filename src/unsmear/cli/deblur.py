@@ -59,7 +59,10 @@ def deblur(
     ] = "normal",
     only_if_blurry: Annotated[
         bool,
-        typer.Option("--only-if-blurry", help="Keep pictures that look sharp: copied to --output, else left alone."),
+        typer.Option(
+            "--only-if-blurry",
+            help="Keep pictures that look sharp, as slightly blurred ones do: copied to --output, else left alone.",
+        ),
     ] = False,
     guard: Annotated[
         bool, typer.Option("--guard/--no-guard", help="Blend back where the result is implausible, or do not.")
@@ -104,7 +107,7 @@ def deblur(
     They come back as they were: same size, depth and format, with metadata, color profile and transparency. Nothing
     is overwritten unless you say so, and no output is ever half-written.
     """
-    from unsmear.batch import STREAM, plan_jobs
+    from unsmear.batch import RAWS_LEFT_OUT, STREAM, plan_jobs
     from unsmear.image import probe
     from unsmear.pipeline import Outcome, run_job, run_jobs
     from unsmear.report import check_report, write_report
@@ -114,6 +117,10 @@ def deblur(
         check_report(report_file)
     batch = plan_jobs(inputs, output, recursive=recursive, overwrite=overwrite, compare=compare, shard=_shard(shard))
     tell = answer if dry_run else ignore if quiet else say
+    if batch.raws:
+        tell(RAWS_LEFT_OUT % len(batch.raws))
+    for text in batch.unread:
+        fail(text)
     for job in batch.existing:
         tell(f"{job} (skipped, exists)")
     copy_kept = output is not None
@@ -132,7 +139,7 @@ def deblur(
 
                     deblurrers = [Deblurrer(model, device=name, dtype=dtype) for name in device.split(",")]
                 if dry_run:
-                    return _preview(batch, deblurrers[0], max_megapixels, tell)
+                    return _preview(batch, deblurrers[0], max_megapixels, tell) or int(bool(batch.unread))
 
                 from unsmear.treatment import Options, treatment
 
@@ -180,13 +187,14 @@ def deblur(
         raise
     finally:
         if report_file is not None and not dry_run:
-            write_report(report_file, outcomes, batch.existing, complete=len(outcomes) == len(batch.jobs))
+            complete = len(outcomes) == len(batch.jobs) and not batch.unread
+            write_report(report_file, outcomes, batch.existing, complete=complete)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if batch.is_many and not dry_run:
         tell(_summary(batch, outcomes, usage, time.monotonic() - begin))
         for outcome in failed:
             tell(f"failed: {outcome.job.source_name}")
-    return 1 if failed else 0
+    return 1 if failed or batch.unread else 0
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -221,7 +229,7 @@ def _summary(batch: "Batch", outcomes: "list[Outcome]", usage: "Usage | None", s
     counts = (
         (states["restored"], "restored"),
         (states["kept"], "kept as they were"),
-        (len(batch.existing), "skipped (exists)"),
+        (len(batch.existing), "skipped (exists; --overwrite makes them anew)"),
         (states["failed"], "failed"),
     )
     text = ", ".join(f"{number} {state}" for number, state in counts if number) or "nothing to do"

@@ -87,7 +87,9 @@ def find_pairs(folder: str | Path, *, split: Split = "train", variant: str | Non
         raise UsageError(f"split={split!r} must be train or test")
     read = _recognize(folder)
     if read is None:
-        raise UsageError(f"{folder}: no pairs in a known layout; known are {LAYOUTS}")
+        raise UsageError(
+            f"{folder}: no pairs in a known layout; known are {LAYOUTS}; unsmear eval takes others by --sharp"
+        )
     found = read(folder, split, variant)
     if not found.pairs:
         raise UsageError(f"{folder}: no pictures for {split} in this {found.layout} folder")

@@ -20,17 +20,18 @@ from unsmear.data.video import frames_size, is_video, read_frames
 from unsmear.errors import ImageError, UsageError
 from unsmear.exif import clean_exif
 from unsmear.formats import SUFFIXES
+from unsmear.paths import is_own_name
 
 
 def list_pictures(folder: str | Path) -> list[Path]:
-    """Picture files directly in a folder, by name.
+    """Picture files directly in a folder, by name, but for our own results.
 
     Raises:
         UsageError: If there is no such folder, it cannot be read, or no picture is in it.
     """
     folder = Path(folder)
     try:
-        found = sorted(p for p in folder.iterdir() if is_picture(p))
+        found = sorted(p for p in folder.iterdir() if is_picture(p) and not is_own_name(p))
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read: {error.strerror}") from None
     if not found:

@@ -8,7 +8,7 @@ from unsmear.errors import UsageError
 from unsmear.explain.page import render_page
 from unsmear.explain.report import Report
 from unsmear.explain.sheet import render_sheet
-from unsmear.paths import exists
+from unsmear.paths import check_writable, exists
 
 SUFFIXES = (".png", ".html")
 """What a report can be written as."""
@@ -24,6 +24,7 @@ def check_output(source: Path, output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{output}: a report is a picture (.png) or a page (.html); choose one by the extension")
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent}: no such folder for the output; make it first")
+    check_writable(output.parent)
     there = exists(output)
     if there and exists(source) and output.samefile(source):
         raise UsageError(f"{output}: the report would replace the picture; choose another --output")

@@ -8,7 +8,6 @@ from unsmear.image.pil import check_image, from_pil, to_pil
 from unsmear.image.read import (
     MAX_MEGAPIXELS,
     default_output,
-    is_own_name,
     open_picture,
     probe,
     report_beside,
@@ -24,7 +23,6 @@ __all__ = [
     "check_image",
     "default_output",
     "from_pil",
-    "is_own_name",
     "open_picture",
     "probe",
     "report_beside",

@@ -34,6 +34,7 @@ class Picture:
         photoshop: Image resources of Photoshop, which hold the IPTC captions, or empty.
         dpi: Dots per inch across and down, or None.
         encoding: How it was encoded, in words of the module that writes `format`; holds for that format only.
+        left_out: What a person should know that there was in the file and is not kept here, or empty.
     """
 
     rgb: np.ndarray
@@ -47,6 +48,7 @@ class Picture:
     photoshop: bytes = b""
     dpi: tuple[float, float] | None = None
     encoding: dict[str, Any] = field(default_factory=dict)
+    left_out: str = ""
 
     def srgb(self) -> np.ndarray:
         """What a network sees: sRGB-encoded values (H, W, 3), cut to what sRGB holds.

@@ -29,6 +29,7 @@ _GRAY_MODES = ("1", "L", "LA")
 _MODES = (*_GRAY_MODES, "P", "PA", "RGB", "RGBA", "CMYK")
 _PHOTOSHOP_MARK = b"Photoshop 3.0\0"
 _THUMBNAIL_SIDE = 160  # as EXIF has it
+_MORE = "further pictures of the file, such as a gain map, are left out"
 _WITH_SMALL_VERSIONS = "JPEG", "MPO", "TIFF"  # of the same picture, as further frames
 _TILE_MEGAPIXELS = 20  # tiles of TIFF files may be larger than the picture
 _pillow = threading.Lock()
@@ -101,7 +102,7 @@ def check_image(img: Image.Image) -> None:
     """Refuse PIL images that are not one picture of 8 bits per channel.
 
     Raises:
-        ImageError: If it has more bits, several frames or pages, or no pixels.
+        ImageError: If it has more bits, several frames or pages, or no pixels, or cannot be decoded.
     """
     if img.mode.startswith(("I", "F")):  # to convert them would cut off what is brighter than 255
         raise ImageError(f"{img.mode} pictures are not supported; give an array of uint16, or of float32 from 0 to 1")
@@ -109,6 +110,12 @@ def check_image(img: Image.Image) -> None:
         raise ImageError("this is an animation, or has several pages; give one of them, as its copy()")
     if 0 in img.size:
         raise ImageError("the picture has no pixels")
+    try:
+        img.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise ImageError(f"the picture cannot be decoded ({' '.join(str(error).split())})") from error
 
 
 def from_pil(img: Image.Image) -> Picture:
@@ -148,6 +155,7 @@ def metadata(img: Image.Image) -> dict[str, Any]:
         "photoshop": without_old_looks(photoshop) if isinstance(photoshop, bytes) else b"",
         "dpi": _dpi(img),
         "encoding": _own_encoding(img),
+        "left_out": _MORE if img.format == "MPO" and getattr(img, "n_frames", 1) > 1 else "",
     }
 
 

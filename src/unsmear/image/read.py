@@ -20,14 +20,15 @@ from unsmear.image.heif import open_heif
 from unsmear.image.picture import Header, Picture
 from unsmear.image.pil import limited_pillow, open_pil
 from unsmear.image.raw import open_raw
-
-_RESULT, _SHEET, _REPORT = ".deblurred", ".compare", ".explained"  # what the names of our own results end in
+from unsmear.paths import REPORT, RESULT, SHEET
 
 MAX_MEGAPIXELS = 200.0
 """Pictures of more million pixels are refused from the header, unless more is allowed."""
 
 
-def open_picture(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS, deep: bool = True) -> Picture:
+def open_picture(
+    source: str | Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS, deep: bool = True
+) -> Picture:
     """Read a picture from a file or a binary stream.
 
     Args:
@@ -50,7 +51,7 @@ def open_picture(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIX
         return picture
 
 
-def probe(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
+def probe(source: str | Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
     """Read only the header of a picture. Its `decode` is of no use any more.
 
     Raises:
@@ -62,7 +63,7 @@ def probe(source: Path | BinaryIO, *, max_megapixels: float = MAX_MEGAPIXELS) ->
 
 def default_output(source: Path) -> Path:
     """Where the restored picture goes when nobody says otherwise: `name.deblurred.ext` beside the input."""
-    return source.parent / f"{source.stem}{_RESULT}{suffix_for(source)}"
+    return source.parent / f"{source.stem}{RESULT}{suffix_for(source)}"
 
 
 def sheet_beside(target: Path) -> Path:
@@ -70,17 +71,12 @@ def sheet_beside(target: Path) -> Path:
 
     The extension is part of it because cameras give `name.jpg` and `name.dng` of one picture.
     """
-    return target.with_name(f"{target.stem.removesuffix(_RESULT)}{target.suffix}{_SHEET}.png")
+    return target.with_name(f"{target.stem.removesuffix(RESULT)}{target.suffix}{SHEET}.png")
 
 
 def report_beside(photo: Path) -> Path:
     """Where what is told of a photo goes when nobody says otherwise: `name.explained.png` beside it."""
-    return photo.parent / f"{photo.stem}{_REPORT}.png"
-
-
-def is_own_name(path: Path) -> bool:
-    """Whether a file is named as our own results are."""
-    return path.stem.endswith((_RESULT, _SHEET, _REPORT))
+    return photo.parent / f"{photo.stem}{REPORT}.png"
 
 
 def suffix_for(source: Path) -> str:
@@ -94,8 +90,9 @@ def suffix_for(source: Path) -> str:
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO, max_megapixels: float) -> Iterator[Header]:
+def _opened(source: str | Path | BinaryIO, max_megapixels: float) -> Iterator[Header]:
     """A picture of which only the header was read. What goes wrong inside is told in terms of the file."""
+    source = Path(source) if isinstance(source, str) else source
     name = str(source if isinstance(source, Path) else getattr(source, "name", "input"))
     try:
         with _open_file(source) as file:

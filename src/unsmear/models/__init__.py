@@ -146,7 +146,8 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, *, device: str | torch.
         shipped = shipped_weights(str(name_or_path))
         if shipped is None:
             raise ModelError(
-                f"model {str(name_or_path)!r} ships without weights: train it, and give the weights file instead"
+                f"model {str(name_or_path)!r} ships without weights: train it, or convert what its authors released"
+                " (unsmear convert), and give that file"
             )
         path = shipped
     elif not (exists(path) and path.is_file()):
