@@ -18,6 +18,7 @@ from unsmear.device import choose_device, default_budget
 from unsmear.errors import ImageError, ModelError, OutOfMemoryError, UsageError
 from unsmear.models import DEFAULT_MODEL, load_model
 from unsmear.precision import HalfPrecisionError, Runner, choose_dtype
+from unsmear.samples import white
 from unsmear.tiling import OVERLAP, TilePlan, merge_tiles, plan_tiles, reflect_indices
 
 Progress = Callable[[int, int], None]
@@ -187,7 +188,7 @@ class ArrayDeblurrer:
     def _restore_tiled(self, image: np.ndarray, plan: TilePlan, how: _How) -> np.ndarray:
         source = image.reshape(plan.height, plan.width, -1)
         restored = np.empty(source.shape, source.dtype)
-        full = np.iinfo(source.dtype).max if source.dtype.kind == "u" else 1
+        full = white(source.dtype)
         done = 0
 
         def compute(top: int, left: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unsmear.samples import luma
+from unsmear.samples import luma, white
 
 _CELL = 8
 _STRIP = 8 * _CELL  # rows in work at once
@@ -51,7 +51,7 @@ def guard(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
     if before.shape != after.shape or before.dtype != after.dtype:
         raise ValueError(f"{before.dtype} {before.shape} and {after.dtype} {after.shape} are not of one kind")
     height, width = before.shape[:2]
-    full = np.iinfo(before.dtype).max if before.dtype.kind == "u" else 1
+    full = white(before.dtype)
     first, second = (x.reshape(height, width, -1) for x in (before, after))
     trust = _trust(_measure(first, second, 255 / full))
     result, changed = np.empty_like(second), 0

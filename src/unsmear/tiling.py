@@ -102,7 +102,7 @@ def plan_tiles(
     """
     plans: list[TilePlan] = []
     for shared in (overlap, overlap // 2, overlap // 4):
-        shared = max(multiple, _round_up(shared, multiple))
+        shared = max(multiple, round_up(shared, multiple))
         plans = list(_all_plans(height, width, shared, multiple, bytes_per_pixel))
         fitting = [plan for plan in plans if plan.peak_bytes <= budget]
         if fitting:
@@ -173,7 +173,8 @@ def merge_tiles(plan: TilePlan, compute: Callable[[int, int], np.ndarray]) -> It
         strip[kept:] = 0
 
 
-def _round_up(length: int, multiple: int) -> int:
+def round_up(length: int, multiple: int) -> int:
+    """The least multiple that is no shorter than a length."""
     return -(-length // multiple) * multiple
 
 
@@ -196,17 +197,17 @@ def _all_plans(height: int, width: int, overlap: int, multiple: int, bytes_per_p
 
 def _divisions(length: int, overlap: int, multiple: int) -> Iterator[tuple[int, int]]:
     """All (number of tiles, length of a tile) for one axis, fewest tiles first."""
-    padded = _round_up(length, multiple)
+    padded = round_up(length, multiple)
     count, tile = 1, padded
     while count == 1 or tile >= max(4 * overlap, _MIN_TILE):
         yield count, tile
         count += 1
-        tile = _round_up(-(-(padded + (count - 1) * overlap) // count), multiple)
+        tile = round_up(-(-(padded + (count - 1) * overlap) // count), multiple)
 
 
 def _starts(length: int, tile: int, count: int, multiple: int) -> list[int]:
     """First pixels of `count` tiles spread evenly over a line, all multiples of `multiple`."""
-    room = (_round_up(length, multiple) - tile) // multiple
+    room = (round_up(length, multiple) - tile) // multiple
     return [index * room // max(1, count - 1) * multiple for index in range(count)]
 
 

@@ -16,6 +16,7 @@ from unsmear.device import free_memory
 from unsmear.errors import OutOfMemoryError, UsageError
 from unsmear.models import create_model, list_models, load_model, shipped_weights
 from unsmear.models.network import Network
+from unsmear.tiling import round_up
 
 REST = "rest"
 """The kind of what is outside of all counted modules: element-wise work, and moving data."""
@@ -50,8 +51,7 @@ class Subject:
     def __init__(self, name: str, height: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
         self.name, self.device = name, device
         network, self.weights = _load(name)
-        multiple = network.size_multiple
-        self.height, self.width = (-(-length // multiple) * multiple for length in (height, width))
+        self.height, self.width = (round_up(length, network.size_multiple) for length in (height, width))
         needed, free = network.peak_bytes_per_pixel * self.height * self.width, free_memory(device)
         if needed > free:
             raise OutOfMemoryError(
@@ -61,7 +61,7 @@ class Subject:
         self.macs, self.traffic = count_work(network, self.height, self.width, dtype)
         try:
             self.network = network.to(device, dtype)
-            self.network(_picture(multiple, multiple, device, dtype))
+            self.network(_picture(network.size_multiple, network.size_multiple, device, dtype))
         except (RuntimeError, TypeError) as error:
             if dtype is torch.float32:
                 raise

@@ -20,6 +20,7 @@ from unsmear.data.pairs import PairedFolder
 from unsmear.device import choose_device, free_memory
 from unsmear.errors import UsageError
 from unsmear.models import count_parameters, create_model, list_models, load_model, shipped_weights
+from unsmear.tiling import round_up
 
 PROTOCOLS = ("matlab-rgb", "skimage")
 """What PSNR and SSIM are measured by here: PSNR is the same under both, SSIM is not."""
@@ -310,8 +311,7 @@ def _cost(name: str, file: Path | None) -> tuple[dict[str, Any], float]:
         network = create_model(name) if file is None else load_model(file)
         if network.name != name:
             raise UsageError(f"--weights {name}={file}: holds weights of {network.name!r}; give them for that name")
-        multiple = network.size_multiple
-        height, width = (-(-length // multiple) * multiple for length in (_COST_HEIGHT, _COST_WIDTH))
+        height, width = (round_up(length, network.size_multiple) for length in (_COST_HEIGHT, _COST_WIDTH))
         gmacs = count_macs(network, height, width) / 1e9
     from_where = str(file) if file else "shipped" if shipped_weights(name) else "none"
     cost = {"model": name, "weights": from_where, "parameters": count_parameters(network), "gmacs": gmacs}

@@ -13,7 +13,7 @@ from unsmear.explain.report import Report, Section
 from unsmear.models.network import Network
 from unsmear.models.saphn import SAPHN
 from unsmear.samples import to_depth
-from unsmear.tiling import reflect_indices
+from unsmear.tiling import reflect_indices, round_up
 
 _WINDOW = (336, 480)  # height and width of what the network is differentiated on
 _BACKWARD = 6  # memory of a pass with gradients, over that of one without
@@ -31,8 +31,7 @@ def pad(picture: np.ndarray, network: Network, device: torch.device) -> Tensor:
     Raises:
         OutOfMemoryError: If one pass would not fit into memory.
     """
-    multiple = network.size_multiple
-    padded = [-(-length // multiple) * multiple for length in picture.shape[:2]]
+    padded = [round_up(length, network.size_multiple) for length in picture.shape[:2]]
     if padded[0] * padded[1] * network.peak_bytes_per_pixel > free_memory(device):
         raise OutOfMemoryError(
             f"{network.name} needs more memory than there is for {picture.shape[1]} x {picture.shape[0]} pixels"

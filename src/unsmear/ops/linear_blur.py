@@ -64,11 +64,17 @@ def _lines(flow: Tensor) -> tuple[Tensor, Tensor]:
 def _grids(direction: Tensor) -> tuple[Tensor, Tensor]:
     """Places of the pixels, and steps of one pixel, as `grid_sample` counts them, (B, H, W, 2)."""
     height, width = direction.shape[2:]
-    unit = direction.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
     y = torch.arange(height, device=direction.device, dtype=direction.dtype)
     x = torch.arange(width, device=direction.device, dtype=direction.dtype)
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    unit = _unit(direction)
     return places * unit - 1, direction.permute(0, 2, 3, 1) * unit
+
+
+def _unit(direction: Tensor) -> Tensor:
+    """A pixel across and down, as `grid_sample` counts."""
+    height, width = direction.shape[2:]
+    return direction.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
 
 
 def _sample(x: Tensor, grid: Tensor) -> Tensor:
@@ -109,9 +115,7 @@ def _line_gradients(y: Tensor, x: Tensor, direction: Tensor, weights: Tensor) ->
             sampled += _sample(x, grid)
             grad_step += signed * _sample_backward(part, x, grid, [False, True])[1]
         grad_weights.append((y * sampled).sum(1))
-    height, width = direction.shape[2:]
-    unit = direction.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
-    return (grad_step * unit).permute(0, 3, 1, 2), torch.stack(grad_weights, 1)
+    return (grad_step * _unit(direction)).permute(0, 3, 1, 2), torch.stack(grad_weights, 1)
 
 
 class _Blur(torch.autograd.Function):
