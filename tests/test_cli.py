@@ -347,7 +347,7 @@ def test_name_that_gets_too_long(run):
     make("x" * 251 + ".png")
     code, _, err = run("deblur", "x" * 251 + ".png")
     assert code == 2
-    assert err.endswith(".deblurred.png: File name too long; choose another file or folder\n")
+    assert err.endswith(".deblurred.png: File name too long; choose another --output\n")
     assert run("deblur", "x" * 251 + ".png", "-o", "short.png")[0] == 0
     make("good.png")
     code, _, err = run("deblur", ".")
@@ -561,13 +561,13 @@ def test_what_cannot_be_written_is_told_before_the_work(run, monkeypatch):
     make("a.png")
     os.mkdir("closed")
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("closed"))
-    for arguments in (
-        ["deblur", "a.png", "--report", "closed/all.json"],
-        ["explain", "a.png", "-o", "closed/a.png"],
-        ["synth", ".", "--preview", "closed/a.png"],
+    for arguments, other in (
+        (["deblur", "a.png", "--report", "closed/all.json"], "file for --report"),
+        (["explain", "a.png", "-o", "closed/a.png"], "--output"),
+        (["synth", ".", "--preview", "closed/a.png"], "file for --preview"),
     ):
         code, _, err = run(*arguments)
-        assert (code, err) == (2, "unsmear: error: closed: this folder cannot be written; choose another one\n")
+        assert (code, err) == (2, f"unsmear: error: closed: this folder cannot be written; choose another {other}\n")
     assert not Path("a.deblurred.png").exists()
 
 

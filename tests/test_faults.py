@@ -238,7 +238,7 @@ def test_a_limit_of_file_sizes_is_told_and_leaves_whole_files_only(place):
 def test_a_disk_that_is_read_only_is_refused_before_any_work(place):
     folder(3)
     process = batch(shell=with_disk("ro"))
-    assert result(process) == {"refused": "out: this folder cannot be written; choose another one"}
+    assert result(process) == {"refused": "out: this folder cannot be written; choose another --output"}
     assert process.returncode == 2
 
 

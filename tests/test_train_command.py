@@ -36,14 +36,15 @@ def write_pictures(folder, count, size=(150, 140)):
     return folder
 
 
-def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
+@pytest.mark.parametrize("steps", [10, pytest.param(30, marks=pytest.mark.slow)])
+def test_smoke_recipe_trains_stops_and_resumes(tmp_path, steps):
     photos, frames = write_pictures(tmp_path / "photos", 2), write_pictures(tmp_path / "frames", 13)
     scenes = tmp_path / "pairs" / "train" / "SCENE"
     for side in ("blur", "sharp"):
         write_pictures(scenes / side, 2)
     arguments = ["train", "--recipe", "smoke", "--data", photos, "--data", f"frames:{frames}"]
     arguments += ["--data", tmp_path / "pairs", "--validate", photos, "--out", tmp_path / "run"]
-    for setting in ("frame_share=0.3", "pair_share=0.3", "steps=10", "validate_every=10"):
+    for setting in ("frame_share=0.3", "pair_share=0.3", f"steps={steps}", "validate_every=10"):
         arguments += ["--set", setting]
     first = unsmear(*arguments, "--minutes", "0.001")
     assert first.returncode == 0, first.stderr
@@ -64,10 +65,10 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
 
     last = unsmear(*arguments, "--resume", "--set", "log_every=10")
     assert last.returncode == 0, last.stderr
-    assert "10 of 10 steps, done" in last.stderr
+    assert f"{steps} of {steps} steps, done" in last.stderr
     assert "goes on with other settings: log_every was 5, not 10\n" in last.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert rows[-2]["step"] == 10
+    assert rows[-2]["step"] == steps
     assert {"loss", "psnr", "gain", "rate", "pictures_per_second", "minutes_left"} <= rows[-2].keys()
     assert rows[-1]["validation"]["mild"]["n"] == 2
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -106,11 +107,11 @@ def test_smoke_recipe_trains_stops_and_resumes(tmp_path):
     ],
 )
 def test_mistakes_get_one_line(tmp_path, monkeypatch, unsmear_here, arguments, message):
-    photos = write_pictures(tmp_path / "photos", 1, (150, 160))
+    write_pictures(tmp_path / "photos", 1, (150, 160))
     monkeypatch.chdir(tmp_path)
-    code, out, err = unsmear_here("train", "--data", photos, "--out", "run", *arguments)
+    code, out, err = unsmear_here("train", "--data", "photos", "--out", "run", *arguments)
     assert (code, out) == (2, "")
-    assert err.removeprefix("unsmear: error: ").removeprefix(f"{tmp_path}/").startswith(message)
+    assert err.startswith(f"unsmear: error: {message}")
     assert err.count("\n") == 1
 
 

@@ -103,10 +103,12 @@ def plan_jobs(
     if output == "":
         raise UsageError("the name of the output is empty")
     into_folder = False
+    # Results of an earlier run may lie below an input folder: they are no inputs.
+    walk = _Walk(recursive, {os.path.realpath(output)} if output is not None and os.path.isdir(output) else set())
     if STREAM in inputs or output == STREAM:
-        jobs, is_many, walk = [_stream_job(inputs, output)], False, _Walk(recursive, set())
+        jobs, is_many = [_stream_job(inputs, output)], False
     else:
-        found, walk = _find(inputs, recursive, output)
+        found = _find(inputs, walk)
         is_many = len(found) > 1 or os.path.isdir(inputs[0])
         is_folder = output is not None and (os.path.isdir(output) or output.endswith(("/", os.sep)))
         if is_many and output is not None and not is_folder and Path(output).suffix.lower() in SUFFIXES:
@@ -123,7 +125,7 @@ def plan_jobs(
     for job in jobs[number - 1 :: shares]:
         is_done = not overwrite and isinstance(job.target, Path) and _is_there(job.target, batch.is_many)
         (batch.existing if is_done else batch.jobs).append(job)
-        if not (is_done or overwrite) and job.sheet is not None and exists(job.sheet):
+        if not (is_done or overwrite) and job.sheet is not None and exists(job.sheet, "--output"):
             raise UsageError(f"{job.sheet}: exists already, but no result; move it away, or pass --overwrite")
     if batch.existing and not batch.is_many:
         raise UsageError(f"{jobs[0].target}: exists already; choose another --output, or pass --overwrite")
@@ -146,18 +148,15 @@ def _stream_job(inputs: list[str], output: str | None) -> Job:
     return Job(source, sys.stdout.buffer)
 
 
-def _find(inputs: list[str], recursive: bool, output: str | None) -> "tuple[dict[Path, Path], _Walk]":
-    """All pictures, and the place of each below the folder it was found in; and what was left out."""
+def _find(inputs: list[str], walk: "_Walk") -> dict[Path, Path]:
+    """All pictures, and the place of each below the folder it was found in."""
     found: dict[Path, Path] = {}
-    # Results of an earlier run may lie below an input folder: they are no inputs.
-    left_out = {os.path.realpath(output)} if output is not None and os.path.isdir(output) else set()
-    walk = _Walk(recursive, left_out)
     for given in inputs:
         for path in _expand(given):
             if path.is_dir():
                 pictures = list(walk.pictures(path))
                 if not pictures:
-                    hint = "" if recursive else "; --recursive looks into the folders inside"
+                    hint = "" if walk.recursive else "; --recursive looks into the folders inside"
                     hint = f"; {RAWS_LEFT_OUT % len(walk.raws)}" if walk.raws else hint
                     raise UsageError(f"{path}: no pictures in this folder{hint}")
                 found.update({picture: picture.relative_to(path) for picture in pictures})
@@ -166,7 +165,7 @@ def _find(inputs: list[str], recursive: bool, output: str | None) -> "tuple[dict
     # `unsmear deblur *.jpg` a second time names the results of the first, too.
     results = {default_output(source) for source in found if is_picture_name(source)}
     results |= {sheet_beside(result) for result in results}
-    return {source: place for source, place in found.items() if source not in results}, walk
+    return {source: place for source, place in found.items() if source not in results}
 
 
 def _expand(given: str) -> list[Path]:
@@ -276,19 +275,19 @@ def _check_targets(jobs: list[Job], overwrite: bool) -> None:
 
 def _check_folders(jobs: list[Job], *, may_create: bool) -> None:
     for folder in {job.target.parent for job in jobs if isinstance(job.target, Path)}:
-        while may_create and not exists(folder) and folder != folder.parent:
+        while may_create and not exists(folder, "--output") and folder != folder.parent:
             folder = folder.parent
-        if not exists(folder):
+        if not exists(folder, "--output"):
             raise UsageError(f"{folder}: no such folder for the output; make it first")
         if not folder.is_dir():
             raise UsageError(f"{folder}: is a file, but a folder is needed for the output")
-        check_writable(folder)
+        check_writable(folder, "--output")
 
 
 def _is_there(target: Path, is_many: bool) -> bool:
     """Whether a result is there. One of many whose name cannot be had stops no other: to write it will fail."""
     try:
-        return exists(target)
+        return exists(target, "--output")
     except UsageError:
         if not is_many:
             raise

@@ -41,8 +41,8 @@ def check_report(path: Path) -> None:
         raise UsageError(f"{path}: end the name of the report with .json or .csv")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no such folder to write to; choose another file for --report")
-    check_writable(path.parent)
-    if exists(path):
+    check_writable(path.parent, "file for --report")
+    if exists(path, "file for --report"):
         if not path.is_file():
             raise UsageError(f"{path}: is no file; choose another one for --report")
         with path.open("rb") as file:

@@ -103,7 +103,7 @@ class Deblurrer(ArrayDeblurrer):
             progress: Told of every tile done.
 
         Returns:
-            For a path the path written; for a PIL image one of mode L, LA, RGB or RGBA. Both carry alpha and
+            For a path the path written; for a PIL image one of mode L, LA, RGB, RGBA or CMYK. Both carry alpha and
             metadata over. For arrays and tensors the same type, shape, dtype and device.
 
         Raises:

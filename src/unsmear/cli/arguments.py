@@ -26,8 +26,8 @@ def check_new_file(file: Path, option: str, *, overwrite: bool | None = None) ->
     """
     if not file.parent.is_dir():
         raise UsageError(f"{file}: there is no such folder to write to; choose another file for {option}")
-    check_writable(file.parent)
-    if exists(file) and not overwrite:
+    check_writable(file.parent, f"file for {option}")
+    if exists(file, f"file for {option}") and not overwrite:
         way_out = "" if overwrite is None else ", or pass --overwrite"
         raise UsageError(f"{file}: exists already; choose another file for {option}{way_out}")
 

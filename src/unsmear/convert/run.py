@@ -62,6 +62,7 @@ def convert_files(given: Sequence[Path], out: Path, *, start_saphn: bool = False
     Raises:
         UsageError: If files are missing, or `out` exists or is one of them.
         ModelError: If a file is damaged, or the weights are not those of a network known here.
+        ImageError: If `out` cannot be written.
     """
     checkpoints = find_checkpoints(given)
     files = [file for checkpoint in checkpoints for file in checkpoint.files]

@@ -24,8 +24,8 @@ def check_output(source: Path, output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{output}: a report is a picture (.png) or a page (.html); choose one by the extension")
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent}: no such folder for the output; make it first")
-    check_writable(output.parent)
-    there = exists(output)
+    check_writable(output.parent, "--output")
+    there = exists(output, "--output")
     if there and exists(source) and output.samefile(source):
         raise UsageError(f"{output}: the report would replace the picture; choose another --output")
     if there and not overwrite:
