@@ -18,15 +18,19 @@ def path(request, monkeypatch):
         monkeypatch.setattr(convolution, "takes_kernels", lambda x: False)
 
 
-def by_definition(x, weight, bias):
-    """y[o, i, j] = bias[o] + sum over c, u, v of weight[o, c, u, v] * x[c, i + u - 1, j + v - 1], zero outside."""
+def by_definition(x, weight, bias, relu=False, onto=None):
+    """y[o, i, j] = bias[o] + sum over c, u, v of weight[o, c, u, v] * x[c, i + u - 1, j + v - 1], zero outside.
+
+    Then max(0, y) if `relu`, and the sum with `onto`.
+    """
     batch, _, height, width = x.shape
     y = bias[:, None, None].repeat(batch, 1, height, width)
     around = F.pad(x, (1, 1, 1, 1))
     for u, v in itertools.product(range(3), repeat=2):
         moved = around[..., u : u + height, v : v + width]
         y = y + torch.einsum("oc,bchw->bohw", weight[..., u, v], moved)
-    return y
+    y = y.clamp(min=0) if relu else y
+    return y if onto is None else y + onto
 
 
 def inputs(batch, channels, out_channels, height, width, seed=0, dtype=torch.float64):
@@ -55,9 +59,7 @@ def inputs(batch, channels, out_channels, height, width, seed=0, dtype=torch.flo
 def test_equals_its_definition(batch, channels, out_channels, height, width, seed, layout, relu, adds):
     x, weight, bias, onto = inputs(batch, channels, out_channels, height, width, seed)
     x, onto = x.contiguous(memory_format=layout), onto.contiguous(memory_format=layout)
-    expected = by_definition(x, weight, bias)
-    expected = expected.clamp(min=0) if relu else expected
-    expected = expected + onto if adds else expected
+    expected = by_definition(x, weight, bias, relu, onto if adds else None)
     before = x.clone(), onto.clone()
     with torch.no_grad():
         y = convolve(x, weight, bias, relu=relu, onto=onto if adds else None)
@@ -66,26 +68,78 @@ def test_equals_its_definition(batch, channels, out_channels, height, width, see
     assert torch.equal(onto, before[1])
 
 
-def test_float32_is_as_exact_as_a_picture_needs():
-    x, weight, bias, _ = inputs(1, 128, 128, 30, 50, dtype=torch.float32)
-    expected = by_definition(x.double(), weight.double(), bias.double())
-    with torch.no_grad():
-        y = convolve(x, weight, bias)
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.sampled_from([1, 8, 16, 24]),
+    out_channels=st.sampled_from([1, 8, 9, 16, 21]),
+    height=st.integers(1, 13),
+    width=st.integers(1, 70),
+    seed=st.integers(0, 10**6),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    relu=st.booleans(),
+    adds=st.booleans(),
+    asked=st.sets(st.integers(0, 3), min_size=1),
+)
+def test_gradients_equal_those_of_the_definition(
+    batch, channels, out_channels, height, width, seed, layout, relu, adds, asked
+):
+    shape = batch, channels, out_channels, height, width
+    gradients = []
+    for function in (convolve, by_definition):
+        arguments = inputs(*shape, seed)
+        arguments[0], arguments[3] = (arguments[n].contiguous(memory_format=layout) for n in (0, 3))
+        wanted = [arguments[n].requires_grad_() for n in sorted(asked) if n != 3 or adds]
+        if not wanted:
+            return
+        y = function(*arguments[:3], relu=relu, onto=arguments[3] if adds else None)
+        slope = inputs(*shape, seed + 1)[3]
+        gradients.append(torch.autograd.grad(y, wanted, slope))
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-10)
+
+
+def test_gradients_of_many_pictures_are_taken_a_few_at_a_time(monkeypatch):
+    from unsmear.ops import convolution_cpu
+
+    gradients = []
+    for at_once in (2**20, 1000):
+        monkeypatch.setattr(convolution_cpu, "_AT_ONCE", at_once)
+        x, weight, bias, _ = (t.requires_grad_() for t in inputs(5, 8, 8, 6, 7))
+        gradients.append(torch.autograd.grad(convolve(x, weight, bias).square().sum(), [x, weight, bias]))
+    for whole, pieces in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, pieces, rtol=1e-12, atol=1e-11)
+
+
+def test_float32_is_as_exact_as_pictures_and_training_need():
+    exact, single = (
+        [t.to(dtype).requires_grad_() for t in inputs(2, 128, 128, 30, 50, dtype=torch.float32)[:3]]
+        for dtype in (torch.float64, torch.float32)
+    )
+    y, expected = convolve(*single), by_definition(*exact)
+    slope = inputs(2, 128, 128, 30, 50, seed=1, dtype=torch.float32)[3]
+    gradients, expected_gradients = torch.autograd.grad(y, single, slope), torch.autograd.grad(expected, exact, slope)
     assert y.dtype == torch.float32
-    assert (y - expected).square().mean().sqrt() < 5e-6 * expected.square().mean().sqrt()
+    for ours, theirs in zip([y, *gradients], [expected, *expected_gradients], strict=True):
+        assert (ours - theirs).square().mean().sqrt() < 5e-6 * theirs.square().mean().sqrt()
 
 
 def test_does_not_depend_on_the_number_of_threads():
     x, weight, bias, _ = inputs(2, 16, 32, 37, 91, dtype=torch.float32)
     threads, results = torch.get_num_threads(), []
     try:
-        with torch.no_grad():
-            for number in (1, 2):
-                torch.set_num_threads(number)
-                results.append(convolve(x, weight, bias, relu=True))
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            x.grad = None
+            y = convolve(x.requires_grad_(), weight, bias, relu=True)
+            y.sum().backward()
+            results.append([y.detach(), x.grad])
     finally:
         torch.set_num_threads(threads)
-    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-5)  # oneDNN's sums may depend on it, the kernel's do not
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(
+            one, two, rtol=1e-6, atol=1e-5
+        )  # oneDNN's sums may depend on it, the kernel's do not
 
 
 def test_what_is_no_number_stays_none():

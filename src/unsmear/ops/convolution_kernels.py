@@ -7,9 +7,13 @@ The output is made in tiles of 4 x 4, each from 6 x 6 of the input (Lavin and Gr
 where * multiplies each of 36 values by its own: 36 multiplications for 16 values that take 144 one by one. B^T and A^T
 are additions, doublings and fourfolds. Over all tiles and channels the middle is 36 matrix products.
 
-All arrays are flat and hold (batch, row, column, channel). The kernel works on a range of tasks (first <= task < last),
-each a row of tiles. Tasks are cut by shape alone and write to disjoint memory, so that the result does not depend on
-how many threads share them.
+The gradient of the weights is the same the other way round, with the gradient of the output:
+
+    G^T [sum over tiles of (B^T input B) * (A gradient A^T)] G
+
+All arrays are flat and hold (batch, row, column, channel), and the tiles of all pictures are counted row after row. A
+kernel works on a range of tasks (first <= task < last), of `TILES` tiles each. Tasks are cut by shape alone and write
+to disjoint memory, so that the result does not depend on how many threads share them.
 """
 
 import numpy as np
@@ -33,7 +37,55 @@ from unsmear.ops.simd import (
 
 TILE = 4  # pixels of output along each side
 _SIDE = TILE + 2  # of input
-_TILES = PRODUCT_SUMS  # at once: a whole number of times the rows of a `product`, and what fits the second-level cache
+TILES = 2 * PRODUCT_SUMS  # of a task: a whole number of times the rows of a `product`, and what fits near caches
+_ROOM = TILES + 1  # for them: 36 values a power of two apart would find few places in a cache
+
+
+@compiled
+def _weigh(column, numbers):
+    """G times a column of three registers: the values of a filter at 0, 1, -1, 2, -2 and infinity, scaled."""
+    g0, g1, g2 = column
+    quarter, minus_sixth, twelfth = broadcast(numbers, 0), broadcast(numbers, 1), broadcast(numbers, 2)
+    twenty_fourth, sixth = broadcast(numbers, 3), broadcast(numbers, 4)
+    even, twice_even = multiply(minus_sixth, add(g0, g2)), multiply_add(twenty_fourth, g0, multiply(sixth, g2))
+    odd, twice_odd = multiply(minus_sixth, g1), multiply(twelfth, g1)
+    return (
+        multiply(quarter, g0),
+        add(even, odd),
+        subtract(even, odd),
+        add(twice_even, twice_odd),
+        subtract(twice_even, twice_odd),
+        g2,
+    )
+
+
+@compiled
+def transform_weights(weight, taps, start, by_out, by_channel, down, right, channels, filled, outs, first, last):
+    """G weight G^T for each input channel and output: taps (36, channels, filled).
+
+    A tap lies at start + output * by_out + channel * by_channel + row * down + column * right in `weight`. Outputs are
+    `filled` up to whole registers with zeros. A task is an input channel.
+    """
+    lanes = VECTOR_BYTES // weight.itemsize
+    numbers = np.array([1 / 4, -1 / 6, 1 / 12, 1 / 24, 1 / 6]).astype(weight.dtype)
+    given, halfway = aligned(9 * lanes, weight), aligned(3 * _SIDE * lanes, weight)
+    for channel in range(first, last):
+        for c in range(0, filled, lanes):
+            clear(given, 0, 9 * lanes)
+            for n in range(min(lanes, outs - c)):
+                at = start + (c + n) * by_out + channel * by_channel
+                for i in range(3):
+                    for j in range(3):
+                        given[(3 * j + i) * lanes + n] = weight[at + i * down + j * right]
+            for j in range(3):
+                at = 3 * j * lanes
+                column = load(given, at), load(given, at + lanes), load(given, at + 2 * lanes)
+                _store_six(halfway, j * lanes, 3 * lanes, _weigh(column, numbers))
+            for i in range(_SIDE):
+                at = 3 * i * lanes
+                row = load(halfway, at), load(halfway, at + lanes), load(halfway, at + 2 * lanes)
+                step = channels * filled
+                _store_six(taps, i * _SIDE * step + channel * filled + c, step, _weigh(row, numbers))
 
 
 @compiled
@@ -147,7 +199,29 @@ def _finish(values, low, floor, onto, adds, out, at, row, rows):
 
 
 @compiled
-def winograd(x, weight, bias, onto, out, relu, adds, height, width, channels, filled, outs, first, last):
+def _transform(x, begin, end, height, width, channels, strip, v, v_at, step, two, four):
+    """B^T input B of tiles begin <= tile < end: 36 values (value, tile, channel) from v_at on, `step` apart."""
+    down, across = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
+    while begin < end:  # as many as lie in one row
+        row, left = begin // across, begin % across
+        num = min(end - begin, across - left)
+        b, top = row // down, row % down * TILE
+        strip_row = (TILE * num + 2) * channels
+        start, stop = max(TILE * left - 1, 0), min(TILE * (left + num) + 1, width)
+        before, count = (start - TILE * left + 1) * channels, (stop - start) * channels
+        for i in range(_SIDE):
+            clear(strip, i * strip_row, before)
+            clear(strip, i * strip_row + before + count, strip_row - before - count)
+        start = ((b * height + top - 1) * width + start) * channels
+        above, below = 1 - top, height - top + 1
+        _transform_down(x, start, width * channels, count, above, below, strip, before, strip_row, two, four)
+        for i in range(_SIDE):
+            _transform_across(strip, i * strip_row, channels, num, v, v_at + i * _SIDE * step, step, two, four)
+        begin, v_at = begin + num, v_at + num * channels
+
+
+@compiled
+def winograd(x, weight, bias, onto, out, relu, adds, tiles, height, width, channels, filled, outs, first, last):
     """Convolution of x plus bias, no less than 0 if `relu`, plus `onto` if `adds`.
 
     `weight` is G weight G^T (36, channel, filled), where channels are whole registers and `filled` is `outs` in whole
@@ -157,43 +231,91 @@ def winograd(x, weight, bias, onto, out, relu, adds, height, width, channels, fi
     numbers = np.array([2, 4, 0 if relu else -np.inf]).astype(x.dtype)
     two, four, floor = broadcast(numbers, 0), broadcast(numbers, 1), broadcast(numbers, 2)
     down, across = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
-    strip_row = (TILE * _TILES + 2) * channels
-    strip = aligned(_SIDE * strip_row, x)
-    v = aligned(_SIDE**2 * _TILES * channels, x)
-    m = aligned(_SIDE**2 * _TILES * filled, x)
-    rows = aligned(_SIDE * TILE * lanes, x)
+    strip = aligned(_SIDE * (TILE * TILES + 2) * channels, x)
+    v = aligned(_SIDE**2 * _ROOM * channels, x)
+    m = aligned(_SIDE**2 * _ROOM * filled, x)
+    halfway = aligned(_SIDE * TILE * lanes, x)
     for task in range(first, last):
-        b, top = task // down, task % down * TILE
-        for left in range(0, across, _TILES):
-            num = min(_TILES, across - left)
-            begin, end = max(TILE * left - 1, 0), min(TILE * (left + num) + 1, width)
-            before = (begin - TILE * left + 1) * channels
-            count = (end - begin) * channels
+        begin, end = task * TILES, min((task + 1) * TILES, tiles)
+        _transform(x, begin, end, height, width, channels, strip, v, 0, _ROOM * channels, two, four)
+        for i in range(_SIDE**2):
+            at = i * _ROOM * channels
+            times(v, at, end - begin, channels, weight, i * channels * filled, filled, m[i * _ROOM * filled :])
+        for tile in range(begin, end):
+            row, left = tile // across, tile % across * TILE
+            b, top = row // down, row % down * TILE
+            for c in range(0, outs, lanes):
+                c = min(c, outs - lanes)  # the last register overlaps the one before
+                step = _ROOM * filled
+                for i in range(_SIDE):
+                    values = _out_of(_load_six(m, i * _SIDE * step + (tile - begin) * filled + c, step), two, four)
+                    store(halfway, TILE * i * lanes, values[0])
+                    store(halfway, (TILE * i + 1) * lanes, values[1])
+                    store(halfway, (TILE * i + 2) * lanes, values[2])
+                    store(halfway, (TILE * i + 3) * lanes, values[3])
+                low = load(bias, c)
+                for j in range(min(TILE, width - left)):
+                    values = _out_of(_load_six(halfway, j * lanes, TILE * lanes), two, four)
+                    at = ((b * height + top) * width + left + j) * outs + c
+                    _finish(values, low, floor, onto, adds, out, at, width * outs, height - top)
+
+
+@compiled
+def transform_inputs(x, v, room, tiles, height, width, channels, first, last):
+    """B^T input B of all tiles: v (36, room, channel), `room` for `tiles` at least, channels whole registers."""
+    numbers = np.array([2, 4]).astype(x.dtype)
+    two, four = broadcast(numbers, 0), broadcast(numbers, 1)
+    strip = aligned(_SIDE * (TILE * TILES + 2) * channels, x)
+    for task in range(first, last):
+        begin, end = task * TILES, min((task + 1) * TILES, tiles)
+        _transform(x, begin, end, height, width, channels, strip, v, begin * channels, room * channels, two, four)
+
+
+@compiled
+def _back(column, two, four):
+    """A times a column of four registers."""
+    d0, d1, d2, d3 = column
+    even, odd = add(d0, d2), add(d1, d3)
+    twice_even, twice_odd = multiply_add(four, d2, d0), multiply(two, multiply_add(four, d3, d1))
+    return (
+        d0,
+        add(even, odd),
+        subtract(even, odd),
+        add(twice_even, twice_odd),
+        subtract(twice_even, twice_odd),
+        d3,
+    )
+
+
+@compiled
+def transform_gradients(gradient, m, room, tiles, height, width, channels, first, last):
+    """A gradient A^T of all tiles: m (36, room, channel), as `transform_inputs`; outside the picture it is zero."""
+    lanes = VECTOR_BYTES // gradient.itemsize
+    numbers = np.array([2, 4]).astype(gradient.dtype)
+    two, four = broadcast(numbers, 0), broadcast(numbers, 1)
+    down, across = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
+    halfway = aligned(_SIDE * TILE * lanes, gradient)
+    for tile in range(first * TILES, min(last * TILES, tiles)):
+        row, left = tile // across, tile % across * TILE
+        b, top = row // down, row % down * TILE
+        for c in range(0, channels, lanes):
+            start = ((b * height + top) * width + left) * channels + c
+            for j in range(TILE):
+                here, there, below = start + j * channels, left + j < width, height - top
+                column = (
+                    _load_or_zero(gradient, here, there),
+                    _load_or_zero(gradient, here + width * channels, there and below > 1),
+                    _load_or_zero(gradient, here + 2 * width * channels, there and below > 2),
+                    _load_or_zero(gradient, here + 3 * width * channels, there and below > 3),
+                )
+                _store_six(halfway, j * lanes, TILE * lanes, _back(column, two, four))
             for i in range(_SIDE):
-                clear(strip, i * strip_row, before)
-                clear(strip, i * strip_row + before + count, (TILE * num + 2) * channels - before - count)
-            start = ((b * height + top - 1) * width + begin) * channels
-            _transform_down(
-                x, start, width * channels, count, 1 - top, height - top + 1, strip, before, strip_row, two, four
-            )
-            for i in range(_SIDE):
-                step = _TILES * channels
-                _transform_across(strip, i * strip_row, channels, num, v, i * _SIDE * step, step, two, four)
-            for i in range(_SIDE**2):
-                at = i * _TILES * channels
-                times(v, at, num, channels, weight, i * channels * filled, filled, m[i * _TILES * filled :])
-            for t in range(num):
-                for c in range(0, outs, lanes):
-                    c = min(c, outs - lanes)  # the last register overlaps the one before
-                    step = _TILES * filled
-                    for i in range(_SIDE):
-                        values = _out_of(_load_six(m, i * _SIDE * step + t * filled + c, step), two, four)
-                        store(rows, TILE * i * lanes, values[0])
-                        store(rows, (TILE * i + 1) * lanes, values[1])
-                        store(rows, (TILE * i + 2) * lanes, values[2])
-                        store(rows, (TILE * i + 3) * lanes, values[3])
-                    low = load(bias, c)
-                    for j in range(min(TILE, width - TILE * (left + t))):
-                        values = _out_of(_load_six(rows, j * lanes, TILE * lanes), two, four)
-                        at, row = ((b * height + top) * width + TILE * (left + t) + j) * outs + c, width * outs
-                        _finish(values, low, floor, onto, adds, out, at, row, height - top)
+                at = i * TILE * lanes
+                line = (
+                    load(halfway, at),
+                    load(halfway, at + lanes),
+                    load(halfway, at + 2 * lanes),
+                    load(halfway, at + 3 * lanes),
+                )
+                m_at = (i * _SIDE * room + tile) * channels + c
+                _store_six(m, m_at, room * channels, _back(line, two, four))
