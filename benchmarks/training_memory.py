@@ -8,6 +8,9 @@ Prints the resident memory of the process at its peak, PyTorch itself (some 0.3 
 import argparse
 import resource
 
+from unsmear.process import tune_process
+
+tune_process(training=True)
 import torch
 
 from unsmear import create_model

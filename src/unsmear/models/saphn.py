@@ -357,7 +357,8 @@ class SAPHN(Network):
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
             if first_look is not None:
-                weights, own = residual.tensor_split([self.config.filter_basis], 1)
+                count = self.config.filter_basis
+                weights, own = residual.split([count, residual.shape[1] - count], 1)
                 residual = self.mixture(first_look.bank, weights, own)
                 del weights, own  # views of what the decoder gave
             if blurred is None:

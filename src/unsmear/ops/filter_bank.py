@@ -1,5 +1,7 @@
 """A bank of fixed filters, mixed anew at every pixel."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -72,8 +74,32 @@ class FilterBank:
 
             return filter_bank_cpu.mix(self._prepared, weights, onto)
         assert self._kept is not None
-        mixed = torch.einsum("bkhw,bskhw->bshw", weights, self._kept)
-        return add_to_colors(onto, mixed)
+        mix = _Mix.apply if self._kept.requires_grad else _mix
+        return add_to_colors(onto, mix(weights, self._kept))  # type: ignore[arg-type]
+
+
+def _mix(weights: Tensor, kept: Tensor) -> Tensor:
+    return torch.einsum("bkhw,bskhw->bshw", weights, kept)
+
+
+class _Mix(torch.autograd.Function):
+    """`_mix`, whose own gradient makes the products of each pixel apart, which takes five times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, kept)
+        return _mix(weights, kept)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weights, kept = ctx.saved_tensors
+        grad = grad.to(kept.dtype)
+        grad_weights = grad_kept = None
+        if ctx.needs_input_grad[0]:
+            grad_weights = torch.einsum("bshw,bskhw->bkhw", grad, kept)
+        if ctx.needs_input_grad[1]:  # in memory as `kept`, or it would be copied later
+            grad_kept = torch.mul(grad[:, :, None], weights[:, None], out=torch.empty_like(kept))
+        return grad_weights, grad_kept
 
 
 def add_to_colors(x: Tensor, luma: Tensor) -> Tensor:
