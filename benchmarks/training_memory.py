@@ -10,7 +10,8 @@ import resource
 
 from unsmear.process import tune_process
 
-tune_process(training=True)
+tune_process(training=True)  # before PyTorch is loaded
+
 import torch
 
 from unsmear import create_model
