@@ -13,6 +13,7 @@ from unsmear.checkpoint import read_weights, write_weights
 from unsmear.cost import count_macs
 from unsmear.errors import ModelError, UsageError
 from unsmear.models import count_parameters, save_model, shipped_weights
+from unsmear.ops.dispatch import plain_operators
 
 SMALL = {"widths": (6, 8, 8), "lower_widths": None, "encoder_blocks": 1, "decoder_blocks": 1}
 
@@ -203,4 +204,5 @@ def test_can_be_exported(name):
     x = picture(network, rows=2, columns=3)
     with torch.no_grad():
         exported = torch.export.export(network, (x,)).module()
-        torch.testing.assert_close(exported(x), network(x))
+        with plain_operators():  # a graph has these, and compiled kernels round otherwise
+            torch.testing.assert_close(exported(x), network(x))
