@@ -30,7 +30,15 @@ from torch.nn import functional as F
 
 from unsmear.cost import count_macs
 from unsmear.models import create_model
-from unsmear.ops import attention, attention_cuda, dispatch, pixel_adaptive, pixel_adaptive_cuda
+from unsmear.ops import (
+    attention,
+    attention_cuda,
+    convolution,
+    dispatch,
+    filter_bank,
+    pixel_adaptive,
+    pixel_adaptive_cuda,
+)
 from unsmear.ops.cuda import room
 from unsmear.replay import record_graph
 from unsmear.restore import Deblurrer
@@ -81,8 +89,9 @@ def computing(how: str) -> Iterator[None]:
     """Compute in Triton "kernels" or in "plain" PyTorch."""
     dispatch.use_triton = how == "kernels"
     if DRY:
-        for module in (attention, pixel_adaptive):
+        for module in (attention, convolution, filter_bank, pixel_adaptive):
             module.takes_kernels = lambda x: False
+        for module in (attention, pixel_adaptive):
             module.takes_triton = lambda x, *channels: how == "kernels" and x.is_cpu and x.dtype != torch.float64
     yield
 
