@@ -44,18 +44,21 @@ def inputs(batch, channels, out_channels, height, width, seed=0, dtype=torch.flo
     return [torch.randn(shape, generator=g, dtype=dtype) for shape in shapes]
 
 
+CASES = {
+    "batch": st.integers(1, 3),
+    "channels": st.sampled_from([1, 8, 16, 24]),
+    "out_channels": st.sampled_from([1, 8, 9, 16, 21]),
+    "height": st.integers(1, 13),
+    "width": st.integers(1, 70),  # tiles of 4, some 24 of them at once, over rows and pictures
+    "seed": st.integers(0, 10**6),
+    "layout": st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    "relu": st.booleans(),
+    "adds": st.booleans(),
+}
+
+
 @settings(max_examples=40, deadline=None)
-@given(
-    batch=st.integers(1, 3),
-    channels=st.sampled_from([1, 8, 16, 24]),
-    out_channels=st.sampled_from([1, 8, 9, 16, 21]),
-    height=st.integers(1, 13),
-    width=st.integers(1, 70),  # tiles of 4, up to 16 of them at once
-    seed=st.integers(0, 10**6),
-    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
-    relu=st.booleans(),
-    adds=st.booleans(),
-)
+@given(**CASES)
 def test_equals_its_definition(batch, channels, out_channels, height, width, seed, layout, relu, adds):
     x, weight, bias, onto = inputs(batch, channels, out_channels, height, width, seed)
     x, onto = x.contiguous(memory_format=layout), onto.contiguous(memory_format=layout)
@@ -69,18 +72,7 @@ def test_equals_its_definition(batch, channels, out_channels, height, width, see
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    batch=st.integers(1, 3),
-    channels=st.sampled_from([1, 8, 16, 24]),
-    out_channels=st.sampled_from([1, 8, 9, 16, 21]),
-    height=st.integers(1, 13),
-    width=st.integers(1, 70),
-    seed=st.integers(0, 10**6),
-    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
-    relu=st.booleans(),
-    adds=st.booleans(),
-    asked=st.sets(st.integers(0, 3), min_size=1),
-)
+@given(asked=st.sets(st.integers(0, 3), min_size=1), **CASES)
 def test_gradients_equal_those_of_the_definition(
     batch, channels, out_channels, height, width, seed, layout, relu, adds, asked
 ):
