@@ -7,12 +7,14 @@ alive is freed memory that the allocator keeps, and loses between them.
 """
 
 import argparse
+import sys
 from itertools import accumulate
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from unsmear.bench.subject import Subject
+from unsmear.ops import memory
 from unsmear.process import tune_process
 
 
@@ -26,6 +28,7 @@ def main() -> None:
     width, height = map(int, args.size.split("x"))
     for name in args.model:
         subject = Subject(name, height, width, torch.device("cpu"), torch.float32)
+        memory.SMALLEST = sys.maxsize  # the profiler sees what PyTorch allocates
         with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             subject.run()
         events = sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns())

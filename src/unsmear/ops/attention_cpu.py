@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from unsmear.ops import attention_kernels as kernels
 from unsmear.ops.cpu import channels_last, fill, run, to_image
+from unsmear.ops.memory import empty
 
 
 def gather(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ class _Distribute(torch.autograd.Function):
         x_last, onto_last = _features(x), _features(onto)
         by_map, floor = _maps(weight, bias)
         (batch, pixels, channels), width, maps = x_last.shape, onto_last.shape[2], len(floor)
-        out = onto_last if overwrite else torch.empty_like(onto_last)
+        out = onto_last if overwrite else empty(onto_last, *onto_last.shape)
         run(
             kernels.distribute, batch * -(-pixels // kernels.CHUNK),
             x_last, by_map, floor, _padded(descriptors, maps, width), onto_last, out, int(overwrite),

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from unsmear.ops import convolution_kernels as kernels
 from unsmear.ops.cpu import channels_last, fill, lanes, run
+from unsmear.ops.memory import empty
 
 # Lavin and Gray 2016, section 4.2: a filter by its values at 0, 1, -1, 2, -2 and infinity, scaled.
 _G = [
@@ -58,7 +59,7 @@ def _convolve(
     source, taps = channels_last(x), _transformed(weight, turned)
     batch, height, width, channels = source.shape
     outs = weight.shape[1] if turned else len(weight)
-    out = source.new_empty(batch, height, width, outs)
+    out = empty(source, batch, height, width, outs)
     tiles = _tiles(source)
     run(
         kernels.winograd, -(-tiles // kernels.TILES),

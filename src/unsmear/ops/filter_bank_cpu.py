@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from unsmear.ops import filter_bank_kernels as kernels
 from unsmear.ops.cpu import run
 from unsmear.ops.filter_bank import signs
+from unsmear.ops.memory import empty
 
 
 class Prepared(NamedTuple):
@@ -35,7 +36,7 @@ def mix(bank: Prepared, weights: Tensor, onto: Tensor) -> Tensor:
     Returns `onto` (B, colors * fold * fold, h, w) plus, for every color, what that gives.
     """
     batch, channels, height, width = onto.shape
-    out = onto.new_empty(batch, height, width, channels)
+    out = empty(onto, batch, height, width, channels)
     run(
         kernels.mix, batch * height,
         *bank[:5], *_pixels(weights), *_pixels(onto), out,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from unsmear.ops.convolution import convolve
 from unsmear.ops.dispatch import computing_type, is_depthwise, is_recorded, takes_kernels, takes_triton
 
 
@@ -89,8 +90,13 @@ def _factors(x: Tensor, weight: Tensor, bias: Tensor | None, bounded: bool) -> T
         from unsmear.ops import pixel_adaptive_cuda as cuda
 
         return cuda.generate_factors(half, weight.to(half.dtype), bias.to(half.dtype), bounded)
-    kernel = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-    return kernel.sigmoid_() if bounded else kernel  # in place: no gradient needs what the convolution gave
+    if weight.shape[2:] == (3, 3):
+        kernel = convolve(x, weight, bias)
+    else:
+        kernel = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+    if not bounded:
+        return kernel
+    return kernel.sigmoid() if kernel.requires_grad else kernel.sigmoid_()
 
 
 def pixel_dependent_filter(

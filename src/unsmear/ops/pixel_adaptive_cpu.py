@@ -5,6 +5,7 @@ from torch import Tensor
 
 from unsmear.ops import pixel_adaptive_kernels as kernels
 from unsmear.ops.cpu import channels_last, fill, lanes, run, to_image
+from unsmear.ops.memory import empty
 
 _PARTS_BYTES = 2**26  # limit of the memory for partial sums of the gradient of a full weight
 
@@ -33,7 +34,7 @@ def depthwise(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None, *,
     k, channels, (height, width) = weight.shape[-1], x.shape[1], x.shape[2:]
     source, factors = fill(channels_last(x)), channels_last(kernel)
     taps = _chunks(weight.flip(2, 3) if transposed else weight)
-    out = torch.empty_like(source)
+    out = empty(source, *source.shape)
     run(
         kernels.depthwise(k, "turned" if transposed else "given"), _blocks(x),
         source, factors, taps, _bias(bias, x, channels), out, height, width, source.shape[-1],
@@ -48,7 +49,7 @@ def depthwise_generated(
     k, channels, (height, width) = weight.shape[-1], x.shape[1], x.shape[2:]
     source = fill(channels_last(x))
     by_tap = torch.cat([fill(generator_weight).t(), generator_bias.detach()[None]])
-    out = torch.empty_like(source)
+    out = empty(source, *source.shape)
     run(
         kernels.depthwise(k, "made"), _blocks(x),
         source, fill(by_tap), _chunks(2 * weight), _bias(bias, x, channels), out, height, width, source.shape[-1],
@@ -74,7 +75,7 @@ def full(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     c_out, c_in, k, _ = weight.shape
     batch, _, height, width = x.shape
     taps = fill(weight.permute(2, 3, 1, 0))
-    out = x.new_empty(batch, height, width, taps.shape[-1])
+    out = empty(x, batch, height, width, taps.shape[-1])
     run(
         kernels.full(_panels(taps)), batch * height,
         channels_last(x), channels_last(kernel), taps, _bias(bias, x, c_out), out,
