@@ -11,6 +11,7 @@ import typer
 
 from unsmear.atomic import write_whole
 from unsmear.cli.arguments import check_new_file, parse_size
+from unsmear.cli.terminal import answer, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from unsmear.bench.measure import ModelResult, Report, Speed
 
 _STREAM = "-"
-_WIDE = 160  # columns, where the output goes to no terminal
 _SPEED = ("GFLOP\nper s", "of\nmatrix\nrate", "of\nceiling")
 _MIB = 2**20
 
@@ -71,15 +71,14 @@ def bench(
     if json_file == _STREAM:
         typer.echo(text, nl=False)
         return
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, markup=False, highlight=False, emoji=False)
     for line in _headings(report):
-        console.print(line, soft_wrap=True)
-    console.print()
-    console.print(_networks(report))
+        answer(line)
+    answer("")
+    show_table(_networks(report))
     for result in report.models:
         if result.parts:
-            console.print()
-            console.print(_parts(result))
+            answer("")
+            show_table(_parts(result))
     if json_file is not None:
         write_whole(Path(json_file), text.encode())
 

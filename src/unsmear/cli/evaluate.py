@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from unsmear.cli.arguments import check_evaluation_extra
-from unsmear.cli.terminal import printable
+from unsmear.cli.terminal import printable, show_table
 from unsmear.errors import UsageError
 from unsmear.paths import exists
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from unsmear.evaluation.score import Scored
     from unsmear.evaluation.summary import Evaluation
 
-_WIDE = 200  # columns, where the output goes to no terminal
-_NARROWEST = 96  # a narrower terminal breaks lines, instead of the table losing columns
+_NARROWEST = 96  # columns of the table
 
 
 def evaluate(
@@ -105,7 +104,7 @@ def evaluate(
         )
     for line in _lines(evaluation):
         typer.echo(printable(line))
-    _print(_table(evaluation))
+    show_table(_table(evaluation), _NARROWEST)
     for row in evaluation.summaries[: len(evaluation.models)]:
         if row.worst is not None:
             typer.echo(
@@ -183,13 +182,6 @@ def _table(evaluation: "Evaluation") -> "Table":
             cells += [signed(row.gain), interval, signed(row.median), signed(row.worst), str(row.worse)]
         table.add_row(*cells)
     return table
-
-
-def _print(table: "Table") -> None:
-    from rich.console import Console
-
-    width = max(_NARROWEST, Console().width) if sys.stdout.isatty() else _WIDE
-    Console(width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`unsmear table1`: the paper's Table 1 beside what is measured here."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,14 +9,15 @@ import typer
 
 from unsmear.atomic import write_whole
 from unsmear.cli.arguments import check_evaluation_extra, check_new_file, parse_size
-from unsmear.cli.terminal import answer, fail, ignore, printable, say
+from unsmear.cli.terminal import answer, fail, ignore, printable, say, show_table
 from unsmear.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from unsmear.evaluation.table1 import Measured, Table1
 
-_WIDE = 160  # columns, where the output goes to no terminal
-_NARROWEST = 110  # a narrower terminal breaks lines, instead of the table losing columns
+_NARROWEST = 110  # columns of the table
 _HEAD = (
     "method or network",
     "from",
@@ -116,7 +116,7 @@ def table1(
         progress=ignore if quiet else say,
     )
     notes = _notes(table)
-    _print(list(_rows(table, notes)))
+    show_table(_table(list(_rows(table, notes))), _NARROWEST)
     for line in (_LEGEND, *_headings(table), *_numbered(notes)):
         answer(line)
     if json_file is not None:
@@ -196,8 +196,7 @@ def _scores(psnr: float | None, ssim: Mapping[str, float | None]) -> tuple[str, 
     return ("-" if psnr is None else f"{psnr:.2f}", "-", *similar)
 
 
-def _print(rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
+def _table(rows: Sequence[tuple[str, ...]]) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="")
@@ -212,8 +211,7 @@ def _print(rows: Sequence[tuple[str, ...]]) -> None:
         )
     for row in rows:
         table.add_row(*row)
-    width = max(_NARROWEST, Console().width) if sys.stdout.isatty() else _WIDE
-    Console(width=width, markup=False, highlight=False, emoji=False).print(table)
+    return table
 
 
 def _markdown(table: "Table1", notes: Sequence[str]) -> str:

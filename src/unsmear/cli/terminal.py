@@ -3,7 +3,15 @@
 Standard output is for what was asked for, standard error for all that is said on the way.
 """
 
+import sys
+from typing import TYPE_CHECKING
+
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_NO_TERMINAL = 200  # columns, where the output goes to none
 
 
 def printable(text: str) -> str:
@@ -24,6 +32,19 @@ def fail(message: str) -> None:
 def answer(message: str) -> None:
     """Print a line of what was asked for, on standard output."""
     typer.echo(printable(message))
+
+
+def show_table(table: "Table", narrowest: int = 0) -> None:
+    """Print a table of what was asked for.
+
+    Args:
+        table: What to print; its cells are printable, and are taken as they are.
+        narrowest: Columns: lines of a narrower terminal break, instead of the table losing columns.
+    """
+    from rich.console import Console
+
+    width = max(narrowest, Console().width) if sys.stdout.isatty() else _NO_TERMINAL
+    Console(width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
 def ignore(message: str) -> None:
