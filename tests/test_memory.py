@@ -1,6 +1,8 @@
 """Memory for feature maps: places never overlap, come back when nothing uses them, and change nothing but that."""
 
 import gc
+import os
+import subprocess
 import sys
 from threading import Thread
 
@@ -10,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unsmear.ops import convolve
+from unsmear.ops import convolve, memory
 from unsmear.ops.memory import SMALLEST, Region, empty
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no region")
@@ -28,13 +30,13 @@ def address(tensor):
 def test_places_do_not_overlap_and_all_come_back(steps):
     region, live = Region(SIZE), {}
     for number, (size, forget) in enumerate(steps):
-        if (memory := region.take(size)) is not None:
-            assert len(memory) == size
-            memory[:] = number % 256
-            live[number] = memory
+        if (place := region.take(size)) is not None:
+            assert len(place) == size
+            place[:] = number % 256
+            live[number] = place
         live.pop(forget, None)
-        del memory
-        assert all((memory == number % 256).all() for number, memory in live.items())
+        del place
+        assert all((place == number % 256).all() for number, place in live.items())
     live.clear()
     assert region.take(SIZE // 65 // 64 * 65 * 64) is not None  # whole steps: all of it lies together again
 
@@ -42,7 +44,7 @@ def test_places_do_not_overlap_and_all_come_back(steps):
 def test_the_first_place_that_fits_is_taken():
     region = Region(SIZE)
     first, second, third = (region.take(10_000) for _ in range(3))
-    where = [memory.ctypes.data for memory in (first, second, third)]
+    where = [place.ctypes.data for place in (first, second, third)]
     assert where == sorted(where)
     del second
     small, large = region.take(5_000), region.take(12_000)
@@ -85,6 +87,29 @@ def test_what_may_need_gradients_is_left_to_pytorch():
     assert address(there) != address(here)
 
 
+@pytest.mark.parametrize("overcommit", ["0\n", "1\n", "2\n", None])
+def test_no_region_where_untouched_memory_counts(overcommit, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_OVERCOMMIT", tmp_path / "overcommit_memory")
+    if overcommit is not None:
+        (tmp_path / "overcommit_memory").write_text(overcommit)
+    memory._region.cache_clear()
+    with torch.inference_mode():
+        here = empty(torch.ones(()), *LARGE)
+    assert (memory._region(os.getpid()) is None) == (overcommit not in ("0\n", "1\n"))
+    assert here.shape == LARGE
+    memory._region.cache_clear()
+
+
+def test_no_region_where_the_process_is_limited():
+    code = (
+        "import resource, torch; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
+        "from unsmear.ops import memory\n"
+        f"with torch.inference_mode(): assert memory.empty(torch.ones(()), *{LARGE}).shape == {LARGE}\n"
+        "import os; assert memory._region(os.getpid()) is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_operators_give_the_same_there():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 32, 96, 128), torch.randn(32, 32, 3, 3)
@@ -100,9 +125,9 @@ def test_threads_take_and_return_at_once():
 
     def work(number):
         for _ in range(300):
-            memory = region.take(50_000 + 1000 * number)
-            memory[:] = number
-            if not (memory == number).all():
+            place = region.take(50_000 + 1000 * number)
+            place[:] = number
+            if not (place == number).all():
                 wrong.append(number)
 
     threads = [Thread(target=work, args=(number,)) for number in range(1, 9)]

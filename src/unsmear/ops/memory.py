@@ -13,6 +13,7 @@ import weakref
 from bisect import insort
 from collections import deque
 from functools import cache
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 SMALLEST = 2**20  # bytes: for less the C library is as good
 _STEP = 64 * 65  # bytes, whole lines of caches, which have few places for what lies a power of two apart
 _NORESERVE = 0x4000  # mmap.MAP_NORESERVE, from Python 3.13 on: what is not touched counts for nothing
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
@@ -86,13 +88,20 @@ class Region:
 @cache
 def _region(process: int) -> Region | None:
     """That of a process, which is another after a fork; half as large as the machine's memory, or None."""
-    if sys.platform != "linux":
-        return None
-    import resource
-
-    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:  # by which untouched memory counts, too
+    if sys.platform != "linux" or _counts_untouched():
         return None
     try:
         return Region(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     except OSError:
         return None
+
+
+def _counts_untouched() -> bool:
+    """Whether untouched memory counts, to a limit of the process or of a system that promises no more than it has."""
+    import resource
+
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    try:
+        return limited or _OVERCOMMIT.read_text().strip() == "2"
+    except OSError:
+        return True
