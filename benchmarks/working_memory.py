@@ -25,10 +25,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes, of which the median counts")
     args = parser.parse_args()
     tune_process()
+    memory.SMALLEST = sys.maxsize  # the profiler sees what PyTorch allocates
     width, height = map(int, args.size.split("x"))
     for name in args.model:
         subject = Subject(name, height, width, torch.device("cpu"), torch.float32)
-        memory.SMALLEST = sys.maxsize  # the profiler sees what PyTorch allocates
         with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             subject.run()
         events = sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns())

@@ -90,13 +90,12 @@ def _factors(x: Tensor, weight: Tensor, bias: Tensor | None, bounded: bool) -> T
         from unsmear.ops import pixel_adaptive_cuda as cuda
 
         return cuda.generate_factors(half, weight.to(half.dtype), bias.to(half.dtype), bounded)
-    if weight.shape[2:] == (3, 3):
-        kernel = convolve(x, weight, bias)
-    else:
-        kernel = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+    side = weight.shape[-1]
+    kernel = convolve(x, weight, bias) if side == 3 else F.conv2d(x, weight, bias, padding=side // 2)
     if not bounded:
         return kernel
-    return kernel.sigmoid() if kernel.requires_grad else kernel.sigmoid_()
+    # In place: no gradient needs what the convolution gave. But autograd lets none change what `convolve` gave.
+    return kernel.sigmoid() if side == 3 and kernel.requires_grad else kernel.sigmoid_()
 
 
 def pixel_dependent_filter(
