@@ -38,7 +38,7 @@ from unsmear.data.batches import VideoFrames, random_smaller_crop
 from unsmear.data.blur import CLEAN, MEDIUM, MILD, PRESETS, BlurConfig, synthesize
 from unsmear.data.camera import compress_jpeg
 from unsmear.data.patterns import random_pattern
-from unsmear.data.softness import random_softness
+from unsmear.data.softness import random_color_softness, random_softness
 from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
 from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
@@ -55,7 +55,7 @@ PLACES = 16  # of a picture, at most
 SHARD = 100  # pictures in a file, at least
 SHARES = torch.tensor(REC601)  # of the colors in luma
 HELD = 20  # one file of so many is held back, and one photo
-SMALLER_SHARE = 0.6  # of the photos
+SMALLER_SHARE, SOFT_COLORS = 0.6, 0.5  # of the photos
 SMALL = 0.3  # share of samples for which what lies around is the whole picture
 BATCH, MOTIONS = 384, 12000  # samples of a step; motions that those imagined are of
 WEIGHT_DECAY, NOISE = 0.2, 0.08  # of the training; noise on the spectra
@@ -183,6 +183,7 @@ def fill_pool(
     frames_side: Callable[[int, torch.Generator], int],
     sample: Callable[[Tensor, Tensor, torch.Generator], list[list[Tensor]]],
     count: int,
+    colors: bool = False,
 ) -> None:
     """Draw pictures, and keep what there is to learn from in files.
 
@@ -192,8 +193,9 @@ def fill_pool(
         photos: Those of every size.
         args: As `main` has them.
         frames_side: Side of averaged frames, of at most so many pixels.
-        sample: Makes samples of blurred and sharp pictures, (B, 1, side, side) each.
+        sample: Makes samples of blurred and sharp pictures, (B, 1, side, side) or (1, 3, side, side) each.
         count: Samples of a file, at least.
+        colors: Whether pictures have colors, or luma alone.
     """
     rng = torch.Generator().manual_seed(args.seed)
     store = PictureStore(list_pictures(args.frames), notice=print)
@@ -207,9 +209,10 @@ def fill_pool(
         while len(samples) < count:
             if not held and torch.rand((), generator=rng) < part.frames_share:
                 pair = frames.draw(1, frames_side(most, rng) * part.frames_size, 1.0, rng)
-                blurred, sharp = (luma(functional.avg_pool2d(side, part.frames_size)) for side in pair)
+                blurred, sharp = (functional.avg_pool2d(side, part.frames_size) for side in pair)
+                blurred, sharp = (blurred, sharp) if colors else (luma(blurred), luma(sharp))
             else:
-                blurred, sharp = blurred_photos(part, some, rng)
+                blurred, sharp = (blurred_photo if colors else blurred_photos)(part, some, rng)
             if part.rounded:
                 blurred = blurred.mul(255).round().div(255)
             samples += sample(blurred, sharp, rng)
@@ -228,18 +231,18 @@ def luma(pictures: Tensor) -> Tensor:
     return (pictures * SHARES[:, None, None]).sum(1, keepdim=True)
 
 
-def squares(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> Tensor:
-    """The luma of squares of three photos at one of the sizes or smaller, most of them softened, with margins.
+def squares(part: Part, photos: list[list[np.ndarray]], count: int, rng: torch.Generator) -> list[Tensor]:
+    """Squares of some photos at one of the sizes or smaller, most of them softened, with margins, (1, 3, side, side).
 
     They are half, three quarters or all of what can be had.
     """
     pictures = photos[int(torch.randint(len(photos), (), generator=rng))]
-    chosen = [pictures[at] for at in torch.randint(len(pictures), (3,), generator=rng).tolist()]
+    chosen = [pictures[at] for at in torch.randint(len(pictures), (count,), generator=rng).tolist()]
     share = (2 + int(torch.randint(3, (), generator=rng))) / 4
     side = min(int(share * part.side), *(min(p.shape[:2]) - 2 * MARGIN for p in chosen)) // PLACE * PLACE
     crops = [random_smaller_crop(picture, side + 2 * MARGIN, SMALLER_SHARE, rng)[None] / 255 for picture in chosen]
     crops = [random_pattern(crop, part.patterns_share, rng) for crop in crops]
-    return torch.cat([luma(random_softness(crop, part.soft_share, rng)) for crop in crops])
+    return [random_softness(crop, part.soft_share, rng) for crop in crops]
 
 
 def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -248,7 +251,7 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
     They take the places of the colors of one picture, so that one motion blurs them all: to make it takes most of the
     time.
     """
-    colors = squares(part, photos, rng).transpose(0, 1)
+    colors = torch.cat([luma(crop) for crop in squares(part, photos, 3, rng)], 1)
     config = pick_blur(part.blur, rng)
     calmer = SHARES.square().sum().sqrt().item()  # the noise of luma than that of a color
     shot, read = config.shot_noise * calmer**2, config.read_noise * calmer
@@ -262,6 +265,12 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
             picture = compress_jpeg(picture.expand(3, -1, -1), quality)[0]
         seen.append(picture[None])
     return torch.stack(seen), sharp.transpose(0, 1)
+
+
+def blurred_photo(part: Part, photos: list[list[np.ndarray]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A square of one photo, blurred and sharp, (1, 3, side, side) each; half of them have softer colors than luma."""
+    [crop] = squares(part, photos, 1, rng)
+    return synthesize(random_color_softness(crop, SOFT_COLORS, rng), pick_blur(part.blur, rng), rng, margin=MARGIN)
 
 
 def _places(picture: Tensor, rng: torch.Generator) -> tuple[Tensor, list[list[int]]]:
@@ -299,7 +308,7 @@ def imagine(part: Part, filters: Tensor, photos: list[list[np.ndarray]], motions
     """What is learned from without being drawn: of the photos that are not held back."""
     rng = torch.Generator().manual_seed(seed)
     some = [[p for number, p in enumerate(pictures) if number % HELD] for pictures in photos]
-    sharp = [_places(picture, rng)[0] for _ in range(motions // 12) for picture in squares(part, some, rng)[:, None]]
+    sharp = [_places(luma(picture), rng)[0] for _ in range(motions // 12) for picture in squares(part, some, 3, rng)]
     config = part.blur[0][0]
     noise = config.shot_noise, config.read_noise
     return Imagined(torch.cat(sharp), draw_motions(motions, part.blur, part.side, rng), filters, noise, part.rounded)

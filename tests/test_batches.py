@@ -73,6 +73,17 @@ def test_a_share_of_the_photos_is_softer_or_sharper_before_it_is_blurred():
     assert 16 <= (of_some == of_sharp).sum() <= 48
 
 
+def test_a_share_of_the_photos_has_softer_colors():
+    def drawn(share):
+        source = SharpPhotos(photos(), soft_color_share=share)
+        return torch.cat([source.draw(4, 32, 0.0, torch.Generator().manual_seed(s))[1] for s in range(8)])
+
+    as_they_are, some, all_of_them = (drawn(share) for share in (0.0, 0.5, 1.0))
+    changed = [(other != as_they_are).flatten(1).any(1) for other in (some, all_of_them)]
+    assert 8 <= changed[0].sum() <= 24
+    assert changed[1].all()
+
+
 def test_a_share_of_the_photos_is_not_blurred():
     source = SharpPhotos(photos(), sharp_share=0.5)
     pairs = [source.draw(2, 32, 0.0, torch.Generator().manual_seed(s)) for s in range(32)]

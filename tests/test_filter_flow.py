@@ -25,9 +25,9 @@ def literal(picture, weights, filters, spacing):
     return filtered
 
 
-def drawn(height, width, places, count=3, side=5, batch=1):
+def drawn(height, width, places, count=3, side=5, batch=1, channels=1):
     rng = torch.Generator().manual_seed(height * width)
-    shapes = (batch, height, width), (batch, count, *places), (count, side, side)
+    shapes = (batch, channels, height, width), (batch, count, *places), (count, side, side)
     return [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
 
 
@@ -43,15 +43,15 @@ def drawn(height, width, places, count=3, side=5, batch=1):
 )
 @pytest.mark.parametrize("side", [1, 5, 17])
 def test_every_place_has_its_filter(size, places, spacing, side):
-    picture, weights, filters = drawn(*size, places, side=side, batch=2)
+    picture, weights, filters = drawn(*size, places, side=side, batch=2, channels=2)
     found = filter_flow(picture, weights, filters, spacing)
-    for one, its_weights, result in zip(picture, weights, found, strict=True):
-        expected = literal(one.numpy(), its_weights.numpy(), filters.numpy(), spacing)
-        np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-9)
+    for one, channel in np.ndindex(2, 2):
+        expected = literal(picture[one, channel].numpy(), weights[one].numpy(), filters.numpy(), spacing)
+        np.testing.assert_allclose(found[one, channel], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_strips_join_without_a_seam(monkeypatch):
-    picture, weights, filters = drawn(160, 96, (10, 6))
+    picture, weights, filters = drawn(160, 96, (10, 6), channels=2)
     whole = filter_flow(picture, weights, filters, 16)
     monkeypatch.setattr("unsmear.ops.filter_flow._AT_ONCE", 1)
     torch.testing.assert_close(filter_flow(picture, weights, filters, 16), whole)
@@ -60,10 +60,10 @@ def test_strips_join_without_a_seam(monkeypatch):
 def test_one_filter_everywhere_is_correlation():
     picture, weights, filters = drawn(70, 50, (3, 2))
     weights = weights[:, :, :1, :1].expand_as(weights)
-    expected = ndimage.correlate(picture[0].numpy(), np.tensordot(weights[0, :, 0, 0], filters, 1), mode="nearest")
-    np.testing.assert_allclose(filter_flow(picture, weights, filters, 16)[0], expected, rtol=1e-9, atol=1e-9)
+    expected = ndimage.correlate(picture[0, 0].numpy(), np.tensordot(weights[0, :, 0, 0], filters, 1), mode="nearest")
+    np.testing.assert_allclose(filter_flow(picture, weights, filters, 16)[0, 0], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_gradients_are_those_of_the_equation():
-    inputs = [t.requires_grad_() for t in drawn(11, 13, (2, 3), count=2, side=3)]
+    inputs = [t.requires_grad_() for t in drawn(11, 13, (2, 3), count=2, side=3, channels=2)]
     torch.autograd.gradcheck(lambda *t: filter_flow(*t, 4), inputs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import awake, picture
+from networks import awake, picture, without_gradient
 
 from unsmear import create_model, load_model
 from unsmear.cost import count_macs
@@ -38,6 +38,7 @@ VARIANTS = [
     {"filter_basis": 5},
     {"filter_basis": 5, "levels": 1, "unshuffle": 2},
     {"filter_basis": 3, "blind_filters": 7},
+    {"filter_basis": 3, "blind_colors": True},
     {"unshuffle": 1},
     {"unshuffle": 2},
 ]
@@ -71,9 +72,7 @@ def test_keeps_the_shape(variant):
 
 def test_every_parameter_gets_a_gradient(variant):
     network = awake(variant).train()
-    network(picture(network, rows=None)).square().sum().backward()
-    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not without
+    assert not without_gradient(network, network(picture(network, rows=None)).square().sum())
 
 
 def test_batch_equals_singles(variant):
@@ -145,6 +144,9 @@ def test_macs_count_the_operators():
     assert basis == 64 * 64 * (8 * 289 + 40 + flow + 8) + layers + gates + last
     more = count_macs(create_model("saphn", **plain, filter_basis=8, blind_filters=20), 64, 64) - without - basis
     assert more == 64 * 64 * ((2 * 20 + 4) * 48 * 25 // 256 - (2 * 8 + 4) * 48 * 25 // 256) + 2 * 2 * (256 + 128) * 12
+    colors = count_macs(create_model("saphn", **plain, filter_basis=8, blind_colors=True), 64, 64) - without - basis
+    squares = (2 * 3 * 9 * 11 + (2 * 8 + 4 * 3) * 48 * 25 // 256) - flow  # three colors, mixed alike
+    assert colors == 64 * 64 * squares + 2 * 2 * (8 * 32 + 32 * 32 + 32)
 
 
 def test_weights_survive_a_round_trip(tmp_path, variant):

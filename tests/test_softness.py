@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unsmear.data.softness import draw_transfer, random_softness, soften
+from unsmear.data.softness import draw_transfer, random_color_softness, random_softness, soften
+from unsmear.samples import REC601
 
 
 def generator(seed=0):
@@ -53,6 +54,19 @@ def test_a_share_of_the_crops_is_softened_and_no_crop_moves(shape):
         for shift in (1, -1):
             for axis in (2, 3):
                 assert (centered.roll(shift, axis) * seen).mean() < here
+
+
+def test_the_colors_of_a_share_are_softened_and_its_luma_is_not():
+    crop = 0.3 + 0.4 * torch.rand(1, 3, 40, 50, generator=generator(1))  # in the middle: nothing is clipped
+    rng = generator(2)
+    softened = [random_color_softness(crop, 0.5, rng) for _ in range(60)]
+    assert 18 <= sum(torch.equal(other, crop) for other in softened) <= 42
+    shares = torch.tensor(REC601)[:, None, None]
+    for other in softened:
+        luma, expected = ((c * shares).sum(1) for c in (other, crop))
+        torch.testing.assert_close(luma, expected)
+        if not torch.equal(other, crop):
+            assert (other - luma[:, None]).std() < 0.9 * (crop - luma[:, None]).std()
 
 
 def test_a_smooth_crop_stays_as_it_is():

@@ -128,8 +128,17 @@ def test_a_blind_deconvolution_grows_by_filters():
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
     assert small.blind(x).correction.abs().max() > 0.01
     small.blind.near.filters += 0.01
-    with pytest.raises(UsageError, match="more blind_filters can be added"):
+    with pytest.raises(UsageError, match="more blind_filters and blind_colors=true can be added"):
         grow(small, {"blind_filters": 5})
+
+
+def test_a_blind_deconvolution_grows_by_colors():
+    small = create_model("saphn", widths=(4, 6), unshuffle=2, filter_basis=2).eval()
+    torch.nn.init.normal_(small.blind.near.mix.bias)
+    grown = grow(small, {"blind_colors": True}).eval()
+    assert all(torch.equal(grown.state_dict()[name], weight) for name, weight in small.state_dict().items())
+    gray = torch.rand(1, 1, 64, 64).expand(1, 3, -1, -1)
+    torch.testing.assert_close(grown(gray), small(gray), rtol=0, atol=1e-5)
 
 
 def test_a_network_does_not_grow_into_another():

@@ -63,7 +63,7 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         pixels = inputs[0][:, 0].numel()
         smaller = [pixels // factor**2 for factor in (FAR, MID) if module.is_enough(inputs[0], factor)]
         filters = module.near.filters
-        each = _transform_macs(WINDOW) + _flow_macs(filters)
+        each = _transform_macs(WINDOW) + _flow_macs(filters, 1 if module.color_gates is None else 3)
         return (pixels + sum(smaller)) * each + pixels * module.shared * (filters[0].numel() + len(module.tell))
     return 0
 
@@ -73,8 +73,8 @@ def _transform_macs(side: int) -> int:
     return (side // PLACE) ** 2 * int(math.log2(side**2))
 
 
-def _flow_macs(filters: Tensor) -> int:
+def _flow_macs(filters: Tensor, colors: int) -> int:
     """For each pixel, to filter it as every place does: there and back, and spectra that are mixed and applied."""
     side = 2 * PLACE + filters.shape[-1] - 1
     spectrum = side * (side // 2 + 1)  # complex values
-    return 2 * _transform_macs(side) + (2 * len(filters) + 4) * spectrum // PLACE**2
+    return 2 * colors * _transform_macs(side) + (2 * len(filters) + 4 * colors) * spectrum // PLACE**2

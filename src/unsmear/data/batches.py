@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from unsmear.data.blur import CLEAN, GOPRO, MEDIUM, MILD, STRONG, average_frames, synthesize
 from unsmear.data.patterns import random_pattern
-from unsmear.data.softness import random_softness, soften
+from unsmear.data.softness import random_color_softness, random_softness, soften
 from unsmear.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -40,6 +40,7 @@ class SharpPhotos:
         curriculum: Whether medium blur and then the two strong ones come in over the first half of the run
             only. Mild and clean blur stay in the mixture: what is learned first must not be forgotten.
         soft_share: Share of the crops that are softened before they are blurred, see `random_softness`.
+        soft_color_share: Share of the crops whose colors are softer than their luma, see `random_color_softness`.
         sharp_share: Share of the batches that are not blurred.
         grain_share: Share of the crops with strong noise, see `random_grain`.
         pattern_share: Share of the crops that are made regular patterns, see `random_pattern`.
@@ -51,6 +52,7 @@ class SharpPhotos:
     mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
     soft_share: float = 0.0
+    soft_color_share: float = 0.0
     sharp_share: float = 0.0
     grain_share: float = 0.0
     pattern_share: float = 0.0
@@ -80,6 +82,7 @@ class SharpPhotos:
     def _sharp(self, count: int, size: int, rng: torch.Generator) -> Tensor:
         crops = [self._textured(size, rng)[None] for _ in range(count)]
         crops = [random_pattern(crop, self.pattern_share, rng) for crop in crops]
+        crops = [random_color_softness(crop, self.soft_color_share, rng) for crop in crops]
         return torch.cat([random_softness(crop, self.soft_share, rng) for crop in crops])
 
     def _textured(self, size: int, rng: torch.Generator) -> Tensor:

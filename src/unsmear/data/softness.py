@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unsmear.samples import REC601
+
 _MARGIN = 16  # pixels around a picture that softness may reach, or what there is to reflect
 
 
@@ -30,6 +32,18 @@ def random_softness(crop: Tensor, share: float, rng: torch.Generator) -> Tensor:
     transfer = draw_transfer(torch.fft.fftfreq(height), torch.fft.rfftfreq(width), rng)
     softened = torch.fft.irfft2(torch.fft.rfft2(around) * transfer, s=(height, width))
     return softened[..., margin : height - margin, margin : width - margin].clamp(0, 1)
+
+
+def random_color_softness(crop: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Soften the colors, not the luma, of a share of all crops (1, 3, H, W), by a Gaussian of 0.4 to 2.5 pixels.
+
+    Sensors see each color at every second pixel at best, JPEG and film scans store colors at half the size.
+    """
+    happens, softness = torch.rand(2, generator=rng).tolist()
+    if happens >= share:
+        return crop
+    luma = (crop * torch.tensor(REC601, device=crop.device)[:, None, None]).sum(1, keepdim=True)
+    return (luma + soften(crop - luma, 0.4 + 2.1 * softness**2)).clamp(0, 1)
 
 
 def draw_transfer(row: Tensor, column: Tensor, rng: torch.Generator) -> Tensor:

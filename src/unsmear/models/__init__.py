@@ -42,6 +42,7 @@ MODELS: dict[str, tuple[type[Network], Any]] = {
             skips=True,
             filter_basis=24,
             blind_filters=96,
+            blind_colors=True,
         ),
     ),
     "dmphn": (DMPHN, DMPHNConfig()),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unsmear.models.gates import Gates, detail
+from unsmear.models.gates import Gates, compare, compare_colors, detail
 from unsmear.models.spectra import PLACE, SpectrumReader, log_spectra, mean_around
 from unsmear.models.turns import Turns
 from unsmear.ops.dispatch import no_autocast
@@ -36,7 +36,7 @@ class FirstLook(NamedTuple):
     """What the blurred picture alone tells.
 
     Attributes:
-        correction: What to add to every color of the picture at first, pixel blocks folded, (B, fold * fold, h, w).
+        correction: What to add to the picture at first, (B, 3, H, W), or (B, 1, H, W) to every color.
         bank: The first filters, for its luma without long motion.
         features: For the coarsest scale of every level, level 1 first.
     """
@@ -55,15 +55,20 @@ class BlindDeconvolution(nn.Module):
         widths: Channels of each level at its coarsest scale, level 1 first.
         scale: Pixels of the picture to one of the coarsest scale.
         fold: Side of the pixel blocks that the levels' pictures have folded into channels.
+        colors: Whether each color is filtered by itself, and at full size between values and light; if not, what the
+            luma lacks is added to all of them.
     """
 
-    def __init__(self, count: int, shared: int, widths: list[int], scale: int, fold: int) -> None:
+    def __init__(
+        self, count: int, shared: int, widths: list[int], scale: int, fold: int, *, colors: bool = True
+    ) -> None:
         super().__init__()
         self.shared, self.scale, self.fold = shared, scale, fold
         self.far = SpectralDeconvolution(count)
         self.mid = SpectralDeconvolution(count)
         self.near = SpectralDeconvolution(count)
-        self.gates = Gates(3)
+        self.gates = Gates(14, 3)
+        self.color_gates = Gates(8, 1) if colors else None
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN + count, width, 1) for width in widths)
         for parameter in self.tell.parameters():
             nn.init.zeros_(parameter)  # the network starts as if it were told nothing
@@ -71,39 +76,54 @@ class BlindDeconvolution(nn.Module):
     def forward(self, x: Tensor) -> FirstLook:
         """Look at the blurred picture (B, 3, H, W), values in [0, 1]."""
         with no_autocast(x.device):
-            red, green, blue = (share * color for share, color in zip(REC601, x.float().split(1, 1), strict=True))
-            luma = red + green + blue
-        estimates, found = self.estimates(luma)
-        with no_autocast(x.device):
-            fine = detail(luma)
-            shares = self.gates(fine, estimates.detach())
-        near, mid, far = (shares * estimates).split(1, 1)
-        long = mid + far
-        change = near + long
-        if not self.learns:  # they could never begin without slight changes
-            trust = _trust(change, fine)
-            change, long = trust * change, trust * long
+            picture = x.float()
+            luma = _luma(picture)
+            changes, found = self.changes(luma, luma if self.color_gates is None else picture)
+            fine, estimates = detail(luma), torch.cat([_luma(change) for change in changes], 1)
+            shares = self.gates(compare(fine, estimates.detach()), *luma.shape[2:])
+            if not self.learns:  # they could never begin without slight changes
+                shares = _trust((shares * estimates).sum(1, keepdim=True), fine) * shares
+            if self.color_gates is not None:
+                share = self.color_gates(self.compare_colors(picture - luma, fine, changes[0]), *luma.shape[2:])
+                changes[0] = torch.lerp(estimates[:, :1], changes[0], share)
+            near, mid, far = (share * change for share, change in zip(shares.split(1, 1), changes, strict=True))
+            long = mid + far
+            bank = FilterBank(luma + _luma(long), self.near.filters[: self.shared].float(), self.fold, found.dtype)
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
-        with no_autocast(x.device):
-            bank = FilterBank(luma + long, self.near.filters[: self.shared].float(), self.fold, found.dtype)
-        correction = functional.pixel_unshuffle(change.to(x.dtype), self.fold)
-        return FirstLook(correction, bank, features)
+        return FirstLook((near + long).to(x.dtype), bank, features)
 
-    def estimates(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """What near, mid and far would each add to (B, 1, H, W), float32: (B, 3, H, W); and what near found."""
-        near, found = self.near(luma)
-        return torch.cat([near, self._undo_long(self.mid, MID, luma), self._undo_long(self.far, FAR, luma)], 1), found
+    def changes(self, luma: Tensor, picture: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What near, mid and far would each add, by what the luma tells; and what near found.
 
-    def _undo_long(self, part: "SpectralDeconvolution", factor: int, luma: Tensor) -> Tensor:
-        """What to add to (B, 1, H, W) against long motion, which is short in a picture so much smaller."""
+        Args:
+            luma: (B, 1, H, W), float32.
+            picture: (B, C, H, W), float32, of that luma, or it itself.
+
+        Returns:
+            Three of (B, C, H, W), and what `SpectralDeconvolution` found at full size.
+        """
+        if self.color_gates is None:
+            near, found = self.near(luma, picture)
+        else:
+            near, found = self.near(luma, picture + picture.square())
+            near = _change_of_values(picture, near)
+        return [near, *(self._undo_long(*which, luma, picture) for which in ((self.mid, MID), (self.far, FAR)))], found
+
+    def compare_colors(self, colors: Tensor, fine: Tensor, change: Tensor) -> Tensor:
+        """What tells how far near's change (B, 3, H, W) holds for colors (B, 3, H, W), less luma with such detail."""
+        of_luma = _luma(change)
+        return compare_colors(fine, of_luma, detail(colors), change - of_luma).detach()
+
+    def _undo_long(self, part: "SpectralDeconvolution", factor: int, luma: Tensor, picture: Tensor) -> Tensor:
+        """What to add to (B, C, H, W) against long motion, which is short in a picture so much smaller."""
         enough = self.is_enough(luma, factor)
         if not enough and not self.training:
-            return torch.zeros_like(luma)
+            return torch.zeros_like(picture)
         small = functional.avg_pool2d(luma, factor)
-        mixed, _ = part(small)
+        mixed, _ = part(small, small if picture is luma else functional.avg_pool2d(picture, factor))
         # Several processes train together only if every weight has a gradient.
-        mixed = mixed * (_away_from_lamps(mixed.detach(), small) if enough else 0)
+        mixed = mixed * (_away_from_lamps(_luma(mixed.detach()), small) if enough else 0)
         return functional.interpolate(mixed, scale_factor=factor, mode="bicubic")
 
     @property
@@ -143,10 +163,11 @@ class SpectralDeconvolution(nn.Module):
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
 
-    def forward(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """Find what to add to (B, 1, H, W), float32: as much, and what was found for that.
+    def forward(self, luma: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Find, by the luma (B, 1, H, W), what to add to a picture (B, C, H, W), and what was found for that.
 
         That is (B, channels + count, h, w), for places 32 pixels apart. Between those mixtures are blended linearly.
+        Both are float32.
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
             spectra = log_spectra(luma, step=_EVERY).permute(0, 2, 3, 1)
@@ -154,8 +175,7 @@ class SpectralDeconvolution(nn.Module):
         found = torch.cat([seen, weights], 1).view(*spectra.shape[:3], -1).permute(0, 3, 1, 2)
         with no_autocast(luma.device):
             weights = found[:, -len(self.filters) :].float()
-            mixed = filter_flow(luma[:, 0], weights, self.filters.float(), _EVERY * PLACE)
-        return mixed[:, None], found
+            return filter_flow(picture, weights, self.filters.float(), _EVERY * PLACE), found
 
     def weigh(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the filters, by what `log_spectra` tells of places, (N, 6 * 544).
@@ -167,6 +187,24 @@ class SpectralDeconvolution(nn.Module):
             turned, turn = self.turns(spectra)
         seen = self.read(turned.to(self.mix.weight.dtype))
         return seen, self.turns.back(self.mix(seen), turn)
+
+
+def _change_of_values(values: Tensor, change: Tensor) -> Tensor:
+    """How much values change, to 0 at least, if their sums with their squares do by as much.
+
+    Motion blurs light, which is nearly the square of what a picture stores, or it is made by averaging the stored
+    values, as of frames. What undoes short motion sees the sum of both, for it cannot tell.
+    """
+    change = torch.maximum(change, -values - values.square())
+    return change / (values + 0.5 + ((values + 0.5).square() + change).sqrt())  # no difference of nearly equal roots
+
+
+def _luma(picture: Tensor) -> Tensor:
+    """That of (B, 3, H, W), or of what is luma already, (B, 1, H, W)."""
+    if picture.shape[1] == 1:
+        return picture
+    red, green, blue = (share * color for share, color in zip(REC601, picture.split(1, 1), strict=True))
+    return red + green + blue
 
 
 def _trust(change: Tensor, fine: Tensor) -> Tensor:

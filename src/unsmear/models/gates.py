@@ -22,37 +22,35 @@ _HIDDEN = 32
 
 
 class Gates(nn.Module):
-    """Finds how much to take of each estimate.
+    """Finds how much to take of each change.
 
     Args:
-        count: Number of estimates.
+        compared: Channels of what it goes by.
+        count: Number of changes.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, compared: int, count: int) -> None:
         super().__init__()
-        self.first = nn.Linear(2 * (1 + count + count * (count - 1) // 2), _HIDDEN)
+        self.first = nn.Linear(compared, _HIDDEN)
         self.second = nn.Linear(_HIDDEN, _HIDDEN)
         self.last = nn.Linear(_HIDDEN, count)
         nn.init.zeros_(self.last.weight)
         nn.init.ones_(self.last.bias)  # all of all, before anything is learned
 
-    def forward(self, fine: Tensor, estimates: Tensor) -> Tensor:
-        """Find the share, in [0, 1], to take of every pixel.
+    def forward(self, compared: Tensor, height: int, width: int) -> Tensor:
+        """Find the share, in [0, 1], to take at every pixel, (B, count, height, width).
 
         Args:
-            fine: `detail` of the picture, float32.
-            estimates: What to add to it by each of them, (B, count, H, W), float32.
-
-        Returns:
-            (B, count, H, W).
+            compared: What `compare` or `compare_colors` tells, (B, channels, h, w), float32.
+            height: Of the picture, pixels.
+            width: Likewise.
         """
-        compared = compare(fine, estimates).permute(0, 2, 3, 1).to(self.first.weight.dtype)
-        shares = self.shares(compared).float().permute(0, 3, 1, 2).contiguous()
-        shares = functional.interpolate(shares, scale_factor=CELL, mode="bilinear")
-        return shares[..., : estimates.shape[2], : estimates.shape[3]]
+        shares = self.shares(compared.permute(0, 2, 3, 1).to(self.first.weight.dtype))
+        shares = shares.float().permute(0, 3, 1, 2).contiguous()
+        return functional.interpolate(shares, scale_factor=CELL, mode="bilinear")[..., :height, :width]
 
     def shares(self, compared: Tensor) -> Tensor:
-        """The shares (..., count), in [0, 1], by what `compare` tells, (..., channels)."""
+        """The shares (..., count), in [0, 1], by what is compared, (..., channels)."""
         seen = functional.gelu(self.first(compared))
         seen = seen + functional.gelu(self.second(seen))
         return _Bounded.apply(self.last(seen))  # type: ignore[return-value]
@@ -84,16 +82,47 @@ def compare(fine: Tensor, estimates: Tensor) -> Tensor:
     pairs = list(combinations(range(count), 2))
     one, other = ([pair[side] for pair in pairs] for side in (0, 1))
     products = torch.cat([fine.square(), every.square(), every[:, one] * every[:, other]], 1)
-    cells = functional.avg_pool2d(products, CELL // _EVERY, ceil_mode=True)
     compared = []
-    for mean in (mean_around(cells, _AROUND), cells.mean((2, 3), keepdim=True).expand_as(cells)):
+    for mean in _means(products):
         much, power, alike = mean.split([1, count, len(pairs)], 1)
         much, power = (much + _NONE).log10(), power + _NONE
         compared += [much, power.log10() - much, alike / (power[:, one] * power[:, other]).sqrt()]
     return torch.cat(compared, 1)
 
 
-def detail(luma: Tensor) -> Tensor:
-    """What in (B, 1, H, W) is finer than some five pixels, at every second pixel of every second row."""
-    around = functional.avg_pool2d(luma, 5, stride=_EVERY, padding=2, count_include_pad=False)
-    return luma[..., ::_EVERY, ::_EVERY] - around
+def compare_colors(fine: Tensor, change: Tensor, fine_colors: Tensor, color_change: Tensor) -> Tensor:
+    """Compare what one estimate changes of the colors with what it changes of the luma, around every cell.
+
+    Where colors have no detail as fine as the luma has, as in most photos of cameras and scanners, what undoes the
+    motion of the luma finds little in them but noise.
+
+    Args:
+        fine: `detail` of the luma, (B, 1, H / 2, W / 2), float32.
+        change: What is added to the luma, (B, 1, H, W).
+        fine_colors: `detail` of what colors have beyond the luma, (B, n, H / 2, W / 2).
+        color_change: What is added to that, (B, n, H, W).
+
+    Returns:
+        (B, 8, h, w), where h = H / 32, rounded up. Around the cell, and then in the whole picture, as logarithms: how
+        much detail there is in the luma, how much is changed beside it, how much detail there is in colors beside it,
+        and how much is changed beside that.
+    """
+    change, color_change = (some[..., ::_EVERY, ::_EVERY] for some in (change, color_change))
+    powers = [some.square().mean(1, keepdim=True) for some in (fine, change, fine_colors, color_change)]
+    compared = []
+    for mean in _means(torch.cat(powers, 1)):
+        much, changed, colors, colors_changed = (mean + _NONE).log10().split(1, 1)
+        compared += [much, changed - much, colors - much, colors_changed - colors]
+    return torch.cat(compared, 1)
+
+
+def _means(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of (B, C, H / 2, W / 2) around every cell, and in the whole picture, (B, C, h, w) each."""
+    cells = functional.avg_pool2d(products, CELL // _EVERY, ceil_mode=True)
+    return mean_around(cells, _AROUND), cells.mean((2, 3), keepdim=True).expand_as(cells)
+
+
+def detail(x: Tensor) -> Tensor:
+    """What in (B, C, H, W) is finer than some five pixels, at every second pixel of every second row."""
+    around = functional.avg_pool2d(x, 5, stride=_EVERY, padding=2, count_include_pad=False)
+    return x[..., ::_EVERY, ::_EVERY] - around

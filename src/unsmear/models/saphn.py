@@ -30,7 +30,6 @@ from unsmear.models.blind_deconvolution import FAR, BlindDeconvolution, FilterMi
 from unsmear.models.network import Network
 from unsmear.ops import convolve, distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 from unsmear.ops.dispatch import takes_kernels
-from unsmear.ops.filter_bank import add_to_colors
 from unsmear.process import give_back_freed
 
 _LARGE = 2**20  # values of a picture: smaller passes leave little behind
@@ -64,6 +63,8 @@ class SAPHNConfig:
         filter_basis: Filters of `blind_deconvolution` that are mixed at every pixel, before the first level and by
             every level beside what it predicts; 0 for none, as in the paper.
         blind_filters: Filters that are mixed before the first level, if any are; 0 for as many as by levels.
+        blind_colors: Whether these filter each color by itself, and at full size between values and light, instead of
+            adding to all what the luma lacks.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -86,6 +87,7 @@ class SAPHNConfig:
     skips: bool = False
     filter_basis: int = 0
     blind_filters: int = 0
+    blind_colors: bool = False
 
     def __post_init__(self) -> None:
         for name in ("widths", "lower_widths"):  # JSON knows no tuples
@@ -286,7 +288,9 @@ class SAPHN(Network):
         if config.filter_basis:
             shared, coarsest = config.filter_basis, [w[-1] for w in widths]
             count = config.blind_filters or shared
-            self.blind = BlindDeconvolution(count, shared, coarsest, config.scale, config.unshuffle)
+            self.blind = BlindDeconvolution(
+                count, shared, coarsest, config.scale, config.unshuffle, colors=config.blind_colors
+            )
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
@@ -332,13 +336,14 @@ class SAPHN(Network):
     def _estimates(self, x: Tensor) -> Iterator[Tensor]:
         # The base model works on values around zero. Nothing is kept longer than needed, so that little is alive at
         # level 1, which needs most memory.
-        estimate = functional.pixel_unshuffle(x - 0.5, self.config.unshuffle)
+        first_look = None if self.blind is None else self.blind(x)
+        first = x if first_look is None else x + first_look.correction
+        estimate = functional.pixel_unshuffle(first - 0.5, self.config.unshuffle)
+        del first
+        if first_look is not None:
+            yield estimate
         blurred = None if self.config.residual else estimate
         lower: Tensor | None = None
-        first_look = None if self.blind is None else self.blind(x)
-        if first_look is not None:
-            estimate = add_to_colors(estimate, first_look.correction)
-            yield estimate
         large = takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE
         for level in range(self.config.levels, 0, -1):
             if large and self.config.level_widths(level) == self.config.widths:  # thin levels need little memory

@@ -20,16 +20,17 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
     """Correlate a picture with a filter of its own around every place.
 
     Args:
-        picture: (B, H, W), float32 or float64. Beyond its border it goes on as it ends.
+        picture: (B, C, H, W), float32 or float64. Beyond its border it goes on as it ends.
         weights: Of the filters at places, (B, count, h, w). The first place lies half of `spacing` down and right of
-            the corner; where the places end before the picture, the last ones' filters go on.
+            the corner; where the places end before the picture, the last ones' filters go on. They are the same for
+            all channels.
         filters: (count, side, side), an odd side.
         spacing: Pixels from one place to the next, an even number.
 
     Returns:
-        (B, H, W); differentiable in all three.
+        (B, C, H, W); differentiable in all three.
     """
-    height, width = picture.shape[1:]
+    channels, height, width = picture.shape[1:]
     side = filters.shape[-1]
     reach, square = 2 * spacing, 2 * spacing + side - 1  # of what a filter gives, and of what it takes
     lead = spacing // 2  # from the corner to the first place; its blend begins as much before the picture
@@ -38,21 +39,21 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
 
     before = lead + side // 2
     below, right = (n * spacing + before - length for n, length in ((rows, height), (columns, width)))
-    picture = functional.pad(picture[:, None], (before, right, before, below), mode="replicate")[:, 0]
-    squares = picture.unfold(1, square, spacing).unfold(2, square, spacing)
+    picture = functional.pad(picture, (before, right, before, below), mode="replicate")
+    squares = picture.unfold(2, square, spacing).unfold(3, square, spacing)
 
     padded = functional.pad(filters, (0, square - side, 0, square - side))
     spectra = torch.view_as_real(torch.fft.rfft2(padded).conj_physical())  # conjugate: it correlates
     along_rows, along_columns = (_blends(n, spacing, picture) for n in (rows, columns))
-    few = max(1, _AT_ONCE // (columns * square**2))
+    few = max(1, _AT_ONCE // (channels * columns * square**2))
     strips = []
     for some in (slice(begin, begin + few) for begin in range(0, rows, few)):
         mixed = torch.tensordot(weights[:, :, some].movedim(1, 3), spectra, 1)  # (B, few, columns, square, half, 2)
-        filtered = torch.fft.rfft2(squares[:, some]) * torch.view_as_complex(mixed)
+        filtered = torch.fft.rfft2(squares[:, :, some]) * torch.view_as_complex(mixed)[:, None]
         filtered = torch.fft.irfft2(filtered, s=(square, square))[..., :reach, :reach]
-        blended = filtered * along_rows[some, None, :, None] * along_columns[:, None]
-        strips.append(_add_overlaps(blended.transpose(2, 3), 3))  # (B, few, reach, width)
-    return _add_overlaps(torch.cat(strips, 1), 1)[:, lead : lead + height, lead : lead + width]
+        blended = filtered * (along_rows[some, None, :, None] * along_columns[:, None])
+        strips.append(_add_overlaps(blended.transpose(3, 4), 4))  # (B, C, few, reach, width)
+    return _add_overlaps(torch.cat(strips, 2), 2)[..., lead : lead + height, lead : lead + width]
 
 
 def _blends(places: int, spacing: int, like: Tensor) -> Tensor:
@@ -67,5 +68,6 @@ def _blends(places: int, spacing: int, like: Tensor) -> Tensor:
 def _add_overlaps(pieces: Tensor, axis: int) -> Tensor:
     """Join pieces that overlap by half: n of them along one axis, 2 * spacing values along the next."""
     first, second = pieces.chunk(2, axis + 1)
-    nothing = torch.zeros_like(first.narrow(axis, 0, 1))
-    return (torch.cat([first, nothing], axis) + torch.cat([nothing, second], axis)).flatten(axis, axis + 1)
+    joined = torch.cat([first, second.narrow(axis, -1, 1)], axis)
+    joined.narrow(axis, 1, first.shape[axis] - 1).add_(second.narrow(axis, 0, first.shape[axis] - 1))
+    return joined.flatten(axis, axis + 1)

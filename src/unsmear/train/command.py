@@ -185,7 +185,7 @@ def _kind(given: str) -> tuple[str, Path]:
 
 def sharp_photos(pictures: Sequence[np.ndarray], config: TrainConfig) -> SharpPhotos:
     """Photos that are blurred as a configuration says: (H, W, 3) uint8 each."""
-    names = "soft_share", "sharp_share", "grain_share", "pattern_share", "shrink_share"
+    names = "soft_share", "soft_color_share", "sharp_share", "grain_share", "pattern_share", "shrink_share"
     return SharpPhotos(pictures, config.mixture, config.curriculum, **{name: getattr(config, name) for name in names})
 
 

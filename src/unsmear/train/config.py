@@ -54,6 +54,8 @@ class TrainConfig:
         curriculum: Whether medium blur and then the two strong presets come in over the first half of the steps only.
         soft_share: Share of the crops of photos that are softened, half of them by a Gaussian of 0.25 to 2 pixels,
             before they are blurred: soft pictures must not be taken for blurred ones.
+        soft_color_share: Share of the crops of photos whose colors are made softer than their luma, by a Gaussian of
+            0.4 to 2.5 pixels, before they are blurred, as those of most cameras, scanners and JPEG files are.
         sharp_share: Share of the batches of photos that are not blurred at all: what is sharp must stay as it is.
         grain_share: Share of the crops of photos that get strong noise, blurred and sharp alike: noise is neither to be
             taken away nor to be made stronger.
@@ -104,6 +106,7 @@ class TrainConfig:
     mixture: tuple[float, ...] = (1.0, 2.0, 1.0, 0.5)
     curriculum: bool = True
     soft_share: float = 0.5
+    soft_color_share: float = 0.0
     sharp_share: float = 0.0
     grain_share: float = 0.0
     pattern_share: float = 0.0

@@ -15,8 +15,8 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
 
     Args:
         network: What to start from.
-        changes: Fields of its configuration: `skips`, `filter_basis`, `blind_filters`, `encoder_blocks`,
-            `decoder_blocks`.
+        changes: Fields of its configuration: `skips`, `filter_basis`, `blind_filters`, `blind_colors` (then alone its
+            output changes: colors are filtered), `encoder_blocks`, `decoder_blocks`.
 
     Raises:
         UsageError: If it cannot become that by growing.
@@ -28,11 +28,18 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
         return network
     cannot = UsageError(
         f"{network.name!r} of init cannot become one with {changes}: only skips=true, more blocks, a filter basis where"
-        " there is none, and more blind_filters can be added to a trained saphn"
+        " there is none, more blind_filters and blind_colors=true can be added to a trained saphn"
     )
     if any(type(config.get(field)) is not type(value) for field, value in changes.items()):
         raise cannot
-    more = {"skips", "filter_basis", "blind_filters", "encoder_blocks", "decoder_blocks"} & config.keys()
+    more = {
+        "skips",
+        "filter_basis",
+        "blind_filters",
+        "blind_colors",
+        "encoder_blocks",
+        "decoder_blocks",
+    } & config.keys()
     if not changes.keys() <= more or any(config[field] > value for field, value in changes.items()):
         raise cannot
     grown = create_model(network.name, **config | changes)
