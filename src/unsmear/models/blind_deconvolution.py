@@ -3,9 +3,9 @@
 Blur thins out the spectrum of a picture along its motion, with zeros where the length of the path says, and a Wiener
 filter made for that blur undoes it. So the power spectrum around every pixel and that of the whole picture tell what
 to mix a few fixed filters with, whose sums come near the Wiener filters of small motions; first at a quarter and at
-half of the size, where long motions are small ones, and then at full size. The levels of the network begin with the
-picture that this gives, and hear what the spectra tell. The paper has nothing of it; with `filter_basis=0` a network
-has neither.
+half of the size, where long motions are small ones, and then at full size. What the luma tells is done to each color.
+The levels of the network begin with the picture that this gives, and hear what the spectra tell. The paper has nothing
+of it; with `filter_basis=0` a network has neither.
 """
 
 from pathlib import Path
