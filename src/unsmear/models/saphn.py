@@ -63,8 +63,7 @@ class SAPHNConfig:
         filter_basis: Filters of `blind_deconvolution` that are mixed at every pixel, before the first level and by
             every level beside what it predicts; 0 for none, as in the paper.
         blind_filters: Filters that are mixed before the first level, if any are; 0 for as many as by levels.
-        blind_colors: Whether these filter each color by itself, and at full size between values and light, instead of
-            adding to all what the luma lacks.
+        blind_colors: Whether these filter each color by itself, at full size between values and light, not luma alone.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -286,11 +285,9 @@ class SAPHN(Network):
         self.decoders = nn.ModuleList(Decoder(w, config) for w in widths)
         self.blind, self.mixture = None, FilterMixture()
         if config.filter_basis:
-            shared, coarsest = config.filter_basis, [w[-1] for w in widths]
-            count = config.blind_filters or shared
-            self.blind = BlindDeconvolution(
-                count, shared, coarsest, config.scale, config.unshuffle, colors=config.blind_colors
-            )
+            shared, fold, colors = config.filter_basis, config.unshuffle, config.blind_colors
+            count, coarsest = config.blind_filters or shared, [w[-1] for w in widths]
+            self.blind = BlindDeconvolution(count, shared, coarsest, config.scale, fold, colors=colors)
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
@@ -336,11 +333,10 @@ class SAPHN(Network):
     def _estimates(self, x: Tensor) -> Iterator[Tensor]:
         # The base model works on values around zero. Nothing is kept longer than needed, so that little is alive at
         # level 1, which needs most memory.
-        first_look = None if self.blind is None else self.blind(x)
-        first = x if first_look is None else x + first_look.correction
-        estimate = functional.pixel_unshuffle(first - 0.5, self.config.unshuffle)
-        del first
-        if first_look is not None:
+        change, bank, told = (None, None, []) if self.blind is None else self.blind(x)
+        estimate = functional.pixel_unshuffle((x if change is None else x + change) - 0.5, self.config.unshuffle)
+        if change is not None:
+            del change
             yield estimate
         blurred = None if self.config.residual else estimate
         lower: Tensor | None = None
@@ -355,16 +351,16 @@ class SAPHN(Network):
                 del sum_so_far
             if level > 1:  # the decoder sees the patches of the level above
                 features = [stitch(f, level) for f in features]
-            if first_look is not None:
-                features[-1] = features[-1] + to_patches(first_look.features.pop(), max(1, level - 1))
+            if told:
+                features[-1] = features[-1] + to_patches(told.pop(), max(1, level - 1))
             lower = features[-1] if level > 1 else None
             residual = self._decode(level, features)
             for above in range(level - 1, 1, -1):
                 residual = stitch(residual, above)
-            if first_look is not None:
+            if bank is not None:
                 count = self.config.filter_basis
                 weights, own = residual.split([count, residual.shape[1] - count], 1)
-                residual = self.mixture(first_look.bank, weights, own)
+                residual = self.mixture(bank, weights, own)
                 del weights, own  # views of what the decoder gave
             if blurred is None:
                 estimate = estimate + residual
