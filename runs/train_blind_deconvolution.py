@@ -41,7 +41,7 @@ from unsmear.data.patterns import random_pattern
 from unsmear.data.softness import random_color_softness, random_softness
 from unsmear.data.store import PictureStore, list_pictures
 from unsmear.models import create_model, load_model, save_model
-from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution
+from unsmear.models.blind_deconvolution import FAR, MID, SpectralDeconvolution, luma_of
 from unsmear.models.saphn import SAPHN
 from unsmear.models.spectra import BINS, PLACE, log_spectra
 from unsmear.samples import REC601
@@ -210,7 +210,7 @@ def fill_pool(
             if not held and torch.rand((), generator=rng) < part.frames_share:
                 pair = frames.draw(1, frames_side(most, rng) * part.frames_size, 1.0, rng)
                 blurred, sharp = (functional.avg_pool2d(side, part.frames_size) for side in pair)
-                blurred, sharp = (blurred, sharp) if colors else (luma(blurred), luma(sharp))
+                blurred, sharp = (blurred, sharp) if colors else (luma_of(blurred), luma_of(sharp))
             else:
                 blurred, sharp = (blurred_photo if colors else blurred_photos)(part, some, rng)
             if part.rounded:
@@ -224,11 +224,6 @@ def reduced(folder: Path, size: int) -> Iterable[np.ndarray]:
     """The photos of a folder, (H, W, 3) uint8 each, at a fraction of their size."""
     for photo in PictureStore(list_pictures(folder), notice=print):
         yield np.asarray(Image.fromarray(photo).reduce(size)) if size > 1 else photo
-
-
-def luma(pictures: Tensor) -> Tensor:
-    """Rec. 601, of (B, 3, H, W): (B, 1, H, W)."""
-    return (pictures * SHARES[:, None, None]).sum(1, keepdim=True)
 
 
 def squares(part: Part, photos: list[list[np.ndarray]], count: int, rng: torch.Generator) -> list[Tensor]:
@@ -251,7 +246,7 @@ def blurred_photos(part: Part, photos: list[list[np.ndarray]], rng: torch.Genera
     They take the places of the colors of one picture, so that one motion blurs them all: to make it takes most of the
     time.
     """
-    colors = torch.cat([luma(crop) for crop in squares(part, photos, 3, rng)], 1)
+    colors = torch.cat([luma_of(crop) for crop in squares(part, photos, 3, rng)], 1)
     config = pick_blur(part.blur, rng)
     calmer = SHARES.square().sum().sqrt().item()  # the noise of luma than that of a color
     shot, read = config.shot_noise * calmer**2, config.read_noise * calmer
@@ -308,7 +303,7 @@ def imagine(part: Part, filters: Tensor, photos: list[list[np.ndarray]], motions
     """What is learned from without being drawn: of the photos that are not held back."""
     rng = torch.Generator().manual_seed(seed)
     some = [[p for number, p in enumerate(pictures) if number % HELD] for pictures in photos]
-    sharp = [_places(luma(picture), rng)[0] for _ in range(motions // 12) for picture in squares(part, some, 3, rng)]
+    sharp = [_places(luma_of(picture), rng)[0] for _ in range(motions // 12) for picture in squares(part, some, 3, rng)]
     config = part.blur[0][0]
     noise = config.shot_noise, config.read_noise
     return Imagined(torch.cat(sharp), draw_motions(motions, part.blur, part.side, rng), filters, noise, part.rounded)

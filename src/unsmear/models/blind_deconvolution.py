@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unsmear.models.gates import Gates, compare, compare_colors, detail
+from unsmear.models.gates import COLORS_COMPARED, COMPARED, Gates, compare, compare_colors, detail
 from unsmear.models.spectra import PLACE, SpectrumReader, log_spectra, mean_around
 from unsmear.models.turns import Turns
 from unsmear.ops.dispatch import no_autocast
@@ -67,8 +67,8 @@ class BlindDeconvolution(nn.Module):
         self.far = SpectralDeconvolution(count)
         self.mid = SpectralDeconvolution(count)
         self.near = SpectralDeconvolution(count)
-        self.gates = Gates(14, 3)
-        self.color_gates = Gates(8, 1) if colors else None
+        self.gates = Gates(COMPARED, 3)
+        self.color_gates = Gates(COLORS_COMPARED, 1) if colors else None
         self.tell = nn.ModuleList(nn.Conv2d(_HIDDEN + count, width, 1) for width in widths)
         for parameter in self.tell.parameters():
             nn.init.zeros_(parameter)  # the network starts as if it were told nothing
@@ -77,18 +77,19 @@ class BlindDeconvolution(nn.Module):
         """Look at the blurred picture (B, 3, H, W), values in [0, 1]."""
         with no_autocast(x.device):
             picture = x.float()
-            luma = _luma(picture)
+            luma = luma_of(picture)
             changes, found = self.changes(luma, luma if self.color_gates is None else picture)
-            fine, estimates = detail(luma), torch.cat([_luma(change) for change in changes], 1)
+            fine, estimates = detail(luma), torch.cat([luma_of(change) for change in changes], 1)
             shares = self.gates(compare(fine, estimates.detach()), *luma.shape[2:])
             if not self.learns:  # they could never begin without slight changes
                 shares = _trust((shares * estimates).sum(1, keepdim=True), fine) * shares
             if self.color_gates is not None:
-                share = self.color_gates(self.compare_colors(picture - luma, fine, changes[0]), *luma.shape[2:])
-                changes[0] = torch.lerp(estimates[:, :1], changes[0], share)
+                near, of_luma = changes[0], estimates[:, :1]
+                compared = compare_colors(fine, of_luma, detail(picture - luma), near - of_luma)
+                changes[0] = torch.lerp(of_luma, near, self.color_gates(compared.detach(), *luma.shape[2:]))
             near, mid, far = (share * change for share, change in zip(shares.split(1, 1), changes, strict=True))
             long = mid + far
-            bank = FilterBank(luma + _luma(long), self.near.filters[: self.shared].float(), self.fold, found.dtype)
+            bank = FilterBank(luma + luma_of(long), self.near.filters[: self.shared].float(), self.fold, found.dtype)
         coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
         features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
         return FirstLook((near + long).to(x.dtype), bank, features)
@@ -110,11 +111,6 @@ class BlindDeconvolution(nn.Module):
             near = _change_of_values(picture, near)
         return [near, *(self._undo_long(*which, luma, picture) for which in ((self.mid, MID), (self.far, FAR)))], found
 
-    def compare_colors(self, colors: Tensor, fine: Tensor, change: Tensor) -> Tensor:
-        """What tells how far near's change (B, 3, H, W) holds for colors (B, 3, H, W), less luma with such detail."""
-        of_luma = _luma(change)
-        return compare_colors(fine, of_luma, detail(colors), change - of_luma).detach()
-
     def _undo_long(self, part: "SpectralDeconvolution", factor: int, luma: Tensor, picture: Tensor) -> Tensor:
         """What to add to (B, C, H, W) against long motion, which is short in a picture so much smaller."""
         enough = self.is_enough(luma, factor)
@@ -123,7 +119,7 @@ class BlindDeconvolution(nn.Module):
         small = functional.avg_pool2d(luma, factor)
         mixed, _ = part(small, small if picture is luma else functional.avg_pool2d(picture, factor))
         # Several processes train together only if every weight has a gradient.
-        mixed = mixed * (_away_from_lamps(_luma(mixed.detach()), small) if enough else 0)
+        mixed = mixed * (_away_from_lamps(luma_of(mixed.detach()), small) if enough else 0)
         return functional.interpolate(mixed, scale_factor=factor, mode="bicubic")
 
     @property
@@ -199,7 +195,7 @@ def _change_of_values(values: Tensor, change: Tensor) -> Tensor:
     return change / (values + 0.5 + ((values + 0.5).square() + change).sqrt())  # no difference of nearly equal roots
 
 
-def _luma(picture: Tensor) -> Tensor:
+def luma_of(picture: Tensor) -> Tensor:
     """That of (B, 3, H, W), or of what is luma already, (B, 1, H, W)."""
     if picture.shape[1] == 1:
         return picture

@@ -15,6 +15,7 @@ from torch.nn import functional
 from unsmear.models.spectra import mean_around
 
 CELL = 32  # pixels: side of the squares that have a share each
+COMPARED, COLORS_COMPARED = 14, 8  # channels of what `compare` tells of three estimates, and `compare_colors` of one
 _AROUND = 3  # cells along each side that are compared
 _EVERY = 2  # of the pixels along each side are enough to compare by
 _NONE = 1e-8  # mean square of what is no change, and no detail

@@ -32,15 +32,8 @@ def grow(network: Network, changes: dict[str, Any]) -> Network:
     )
     if any(type(config.get(field)) is not type(value) for field, value in changes.items()):
         raise cannot
-    more = {
-        "skips",
-        "filter_basis",
-        "blind_filters",
-        "blind_colors",
-        "encoder_blocks",
-        "decoder_blocks",
-    } & config.keys()
-    if not changes.keys() <= more or any(config[field] > value for field, value in changes.items()):
+    can = {"skips", "filter_basis", "blind_filters", "blind_colors", "encoder_blocks", "decoder_blocks"}
+    if not changes.keys() <= can & config.keys() or any(config[field] > value for field, value in changes.items()):
         raise cannot
     grown = create_model(network.name, **config | changes)
     weights, old = grown.state_dict(), network.state_dict()
