@@ -107,7 +107,7 @@ def test_levels_see_their_patches_only():
     h, w = x.shape[2] // 2, x.shape[3] // 2
     changed[..., :h, :w] += 0.1
     with torch.no_grad():
-        from unsmear.models.saphn import stitch, to_patches
+        from unsmear.models.patches import stitch, to_patches
 
         first, second = (network.encoders[2](to_patches(t, 3))[-1] for t in (x, changed))
     assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [False, True, True, True]

@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unsmear.models.saphn import SAPHN, Attention, PixelDependentFilter, stitch
+from unsmear.models.patches import stitch
+from unsmear.models.saphn import SAPHN, Attention, PixelDependentFilter
 from unsmear.ops import generate_kernels
 
 

@@ -20,6 +20,7 @@ from unsmear.models.gates import COLORS_COMPARED, COMPARED, Gates, compare, comp
 from unsmear.models.spectra import PLACE, SpectrumReader, log_spectra, mean_around
 from unsmear.models.turns import Turns
 from unsmear.ops.dispatch import no_autocast
+from unsmear.ops.enlarge import enlarge
 from unsmear.ops.filter_bank import FilterBank
 from unsmear.ops.filter_flow import filter_flow
 from unsmear.samples import REC601
@@ -38,7 +39,7 @@ class FirstLook(NamedTuple):
     Attributes:
         correction: What to add to the picture at first, (B, 3, H, W), or (B, 1, H, W) to every color.
         bank: The first filters, for its luma without long motion.
-        features: For the coarsest scale of every level, level 1 first.
+        features: For the coarsest scale of every level, level 1 first, at places 32 pixels apart.
     """
 
     correction: Tensor
@@ -53,17 +54,14 @@ class BlindDeconvolution(nn.Module):
         count: Filters to mix.
         shared: Of which levels of the network get the responses of the first.
         widths: Channels of each level at its coarsest scale, level 1 first.
-        scale: Pixels of the picture to one of the coarsest scale.
         fold: Side of the pixel blocks that the levels' pictures have folded into channels.
         colors: Whether each color is filtered by itself, and at full size between values and light; if not, what the
             luma lacks is added to all of them.
     """
 
-    def __init__(
-        self, count: int, shared: int, widths: list[int], scale: int, fold: int, *, colors: bool = True
-    ) -> None:
+    def __init__(self, count: int, shared: int, widths: list[int], fold: int, *, colors: bool = True) -> None:
         super().__init__()
-        self.shared, self.scale, self.fold = shared, scale, fold
+        self.shared, self.fold = shared, fold
         self.far = SpectralDeconvolution(count)
         self.mid = SpectralDeconvolution(count)
         self.near = SpectralDeconvolution(count)
@@ -76,40 +74,47 @@ class BlindDeconvolution(nn.Module):
     def forward(self, x: Tensor) -> FirstLook:
         """Look at the blurred picture (B, 3, H, W), values in [0, 1]."""
         with no_autocast(x.device):
-            picture = x.float()
+            picture = x.float().contiguous()  # color by color, which is what pooling and filters want
             luma = luma_of(picture)
             changes, found = self.changes(luma, luma if self.color_gates is None else picture)
+            del picture  # nothing large is kept longer than needed
             fine, estimates = detail(luma), torch.cat([luma_of(change) for change in changes], 1)
             shares = self.gates(compare(fine, estimates.detach()), *luma.shape[2:])
             if not self.learns:  # they could never begin without slight changes
                 shares = _trust((shares * estimates).sum(1, keepdim=True), fine) * shares
-            if self.color_gates is not None:
-                near, of_luma = changes[0], estimates[:, :1]
-                compared = compare_colors(fine, of_luma, detail(picture - luma), near - of_luma)
-                changes[0] = torch.lerp(of_luma, near, self.color_gates(compared.detach(), *luma.shape[2:]))
-            near, mid, far = (share * change for share, change in zip(shares.split(1, 1), changes, strict=True))
-            long = mid + far
+            del estimates
+            long = (shares[:, 1:2] * changes[1]).addcmul_(shares[:, 2:], changes[2])
+            del changes[1:]
             bank = FilterBank(luma + luma_of(long), self.near.filters[: self.shared].float(), self.fold, found.dtype)
-        coarsest = x.shape[2] // self.scale, x.shape[3] // self.scale
-        features = [functional.interpolate(tell(found), size=coarsest, mode="bilinear") for tell in self.tell]
-        return FirstLook((near + long).to(x.dtype), bank, features)
+            correction = torch.addcmul(long, shares[:, :1], changes.pop()).to(x.dtype)
+            del long, shares
+        features = [tell(found) for tell in self.tell]
+        return FirstLook(correction, bank, features)
 
     def changes(self, luma: Tensor, picture: Tensor) -> tuple[list[Tensor], Tensor]:
         """What near, mid and far would each add, by what the luma tells; and what near found.
 
         Args:
             luma: (B, 1, H, W), float32.
-            picture: (B, C, H, W), float32, of that luma, or it itself.
+            picture: (B, 3, H, W), float32, of that luma, or it itself.
 
         Returns:
-            Three of (B, C, H, W), and what `SpectralDeconvolution` found at full size.
+            Three of the picture's shape, and what `SpectralDeconvolution` found at full size.
         """
-        if self.color_gates is None:
-            near, found = self.near(luma, picture)
-        else:
-            near, found = self.near(luma, picture + picture.square())
-            near = _change_of_values(picture, near)
+        found = self.near.find(luma)
+        near = self._undo_short(found, luma, picture)
         return [near, *(self._undo_long(*which, luma, picture) for which in ((self.mid, MID), (self.far, FAR)))], found
+
+    def _undo_short(self, found: Tensor, luma: Tensor, picture: Tensor) -> Tensor:
+        """What to add to (B, C, H, W) against the motion that was found at its size."""
+        if self.color_gates is None:
+            return self.near.undo(found, picture)
+        near = _change_of_values(picture, self.near.undo(found, picture + picture.square()))
+        if picture is luma:
+            return near
+        of_luma, fine = luma_of(near), detail(picture)
+        compared = compare_colors(luma_of(fine), of_luma, fine - luma_of(fine), near - of_luma)
+        return torch.lerp(of_luma, near, self.color_gates(compared.detach(), *luma.shape[2:]))
 
     def _undo_long(self, part: "SpectralDeconvolution", factor: int, luma: Tensor, picture: Tensor) -> Tensor:
         """What to add to (B, C, H, W) against long motion, which is short in a picture so much smaller."""
@@ -117,10 +122,10 @@ class BlindDeconvolution(nn.Module):
         if not enough and not self.training:
             return torch.zeros_like(picture)
         small = functional.avg_pool2d(luma, factor)
-        mixed, _ = part(small, small if picture is luma else functional.avg_pool2d(picture, factor))
+        mixed = part.undo(part.find(small), small if picture is luma else functional.avg_pool2d(picture, factor))
         # Several processes train together only if every weight has a gradient.
         mixed = mixed * (_away_from_lamps(luma_of(mixed.detach()), small) if enough else 0)
-        return functional.interpolate(mixed, scale_factor=factor, mode="bicubic")
+        return enlarge(mixed, factor)
 
     @property
     def learns(self) -> bool:
@@ -159,19 +164,22 @@ class SpectralDeconvolution(nn.Module):
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
 
-    def forward(self, luma: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Find, by the luma (B, 1, H, W), what to add to a picture (B, C, H, W), and what was found for that.
+    def find(self, luma: Tensor) -> Tensor:
+        """Find by the luma (B, 1, H, W) what blur there is, at places 32 pixels apart.
 
-        That is (B, channels + count, h, w), for places 32 pixels apart. Between those mixtures are blended linearly.
-        Both are float32.
+        That is (B, channels + count, h, w), float32: what was read, and the weights of the filters.
         """
         with no_autocast(luma.device):  # spectra span many orders of magnitude
             spectra = log_spectra(luma, step=_EVERY).permute(0, 2, 3, 1)
+        shape = spectra.shape[:3]
         seen, weights = self.weigh(spectra.flatten(0, 2))
-        found = torch.cat([seen, weights], 1).view(*spectra.shape[:3], -1).permute(0, 3, 1, 2)
-        with no_autocast(luma.device):
+        return torch.cat([seen, weights], 1).view(*shape, -1).permute(0, 3, 1, 2)
+
+    def undo(self, found: Tensor, picture: Tensor) -> Tensor:
+        """What to add to a picture (B, C, H, W) against the blur that was found. In between places it is blended."""
+        with no_autocast(picture.device):
             weights = found[:, -len(self.filters) :].float()
-            return filter_flow(picture, weights, self.filters.float(), _EVERY * PLACE), found
+            return filter_flow(picture, weights, self.filters.float(), _EVERY * PLACE)
 
     def weigh(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the filters, by what `log_spectra` tells of places, (N, 6 * 544).
@@ -191,8 +199,8 @@ def _change_of_values(values: Tensor, change: Tensor) -> Tensor:
     Motion blurs light, which is nearly the square of what a picture stores, or it is made by averaging the stored
     values, as of frames. What undoes short motion sees the sum of both, for it cannot tell.
     """
-    change = torch.maximum(change, -values - values.square())
-    return change / (values + 0.5 + ((values + 0.5).square() + change).sqrt())  # no difference of nearly equal roots
+    middle = values + 0.5
+    return middle.square().add_(change).clamp_min(0.25).sqrt() - middle  # v + v * v = (v + 1 / 2) ** 2 - 1 / 4
 
 
 def luma_of(picture: Tensor) -> Tensor:

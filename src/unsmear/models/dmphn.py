@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unsmear.models.network import Network
-from unsmear.models.saphn import Convolution, stitch, to_patches
+from unsmear.models.patches import stitch, to_patches
+from unsmear.models.saphn import Convolution
 
 WIDTHS = (32, 64, 128)
 """Channels at each scale, finest first."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unsmear.models.network import Network
-from unsmear.models.saphn import stitch, to_patches
+from unsmear.models.patches import stitch, to_patches
 
 
 @dataclass(frozen=True, kw_only=True)

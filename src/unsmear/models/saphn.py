@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unsmear.models.blind_deconvolution import FAR, BlindDeconvolution, FilterMixture
 from unsmear.models.network import Network
+from unsmear.models.patches import stitch, to_patches
 from unsmear.ops import convolve, distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 from unsmear.ops.dispatch import takes_kernels
 from unsmear.process import give_back_freed
@@ -287,7 +288,7 @@ class SAPHN(Network):
         if config.filter_basis:
             shared, fold, colors = config.filter_basis, config.unshuffle, config.blind_colors
             count, coarsest = config.blind_filters or shared, [w[-1] for w in widths]
-            self.blind = BlindDeconvolution(count, shared, coarsest, config.scale, fold, colors=colors)
+            self.blind = BlindDeconvolution(count, shared, coarsest, fold, colors=colors)
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
@@ -334,7 +335,9 @@ class SAPHN(Network):
         # The base model works on values around zero. Nothing is kept longer than needed, so that little is alive at
         # level 1, which needs most memory.
         change, bank, told = (None, None, []) if self.blind is None else self.blind(x)
-        estimate = functional.pixel_unshuffle((x if change is None else x + change) - 0.5, self.config.unshuffle)
+        estimate = functional.pixel_unshuffle(
+            x - 0.5 if change is None else (x + change).sub_(0.5), self.config.unshuffle
+        )
         if change is not None:
             del change
             yield estimate
@@ -352,7 +355,10 @@ class SAPHN(Network):
             if level > 1:  # the decoder sees the patches of the level above
                 features = [stitch(f, level) for f in features]
             if told:
-                features[-1] = features[-1] + to_patches(told.pop(), max(1, level - 1))
+                coarsest = x.shape[2] // self.config.scale, x.shape[3] // self.config.scale
+                everywhere = functional.interpolate(told.pop(), size=coarsest, mode="bilinear")
+                features[-1] = features[-1] + to_patches(everywhere, max(1, level - 1))
+                del everywhere
             lower = features[-1] if level > 1 else None
             residual = self._decode(level, features)
             for above in range(level - 1, 1, -1):
@@ -382,19 +388,3 @@ class SAPHN(Network):
         if self.checkpoint_activations and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(lambda *inputs: decoder(list(inputs)), *features, use_reentrant=False))
         return decoder(features)
-
-
-# Level l halves each patch of level l-1: along the height at even levels, along the width at odd ones. Patches
-# are folded into the batch.
-
-
-def to_patches(x: Tensor, level: int) -> Tensor:
-    """Cut (B, C, H, W) into the patches of a level, (2**(level-1) * B, C, h, w)."""
-    for number in range(2, level + 1):
-        x = torch.cat(x.chunk(2, dim=2 + number % 2))
-    return x
-
-
-def stitch(x: Tensor, level: int) -> Tensor:
-    """Join the patches of a level to those of the level above."""
-    return torch.cat(x.chunk(2), dim=2 + level % 2)

@@ -36,14 +36,15 @@ def log_spectra(luma: Tensor, step: int = 1) -> Tensor:
     windows = luma[:, 0].unfold(1, WINDOW, PLACE).unfold(2, WINDOW, PLACE)  # (B, h, w, 32, 32)
     fade = torch.hann_window(WINDOW, device=luma.device)
     fade = fade[:, None] * fade
-    transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)) * fade)
-    power = (transform.real.square() + transform.imag.square()).flatten(3) / fade.square().sum()
+    transform = torch.fft.rfft2((windows - windows.mean((3, 4), keepdim=True)).mul_(fade))
+    power = transform.real.square().addcmul_(transform.imag, transform.imag).flatten(3).div_(fade.square().sum())
+    del transform  # which is large, and so are those changed in place
     power = power.permute(0, 3, 1, 2)
     row, column = torch.fft.fftfreq(WINDOW, device=luma.device), torch.fft.rfftfreq(WINDOW, device=luma.device)
     ordinary = (ordinary_power(row, column) + NOISE).log().flatten()[:, None, None]
 
     def logarithm(power: Tensor) -> Tensor:
-        return ((power + NOISE).log() - ordinary) / 2
+        return (power + NOISE).log().sub_(ordinary).div_(2)
 
     every = logarithm(power)
     spectra = []

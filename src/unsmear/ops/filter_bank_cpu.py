@@ -74,6 +74,7 @@ def _pixels(x: Tensor) -> tuple[Tensor, int]:
     batch, channels, height, width = x.shape
     last = x.detach().permute(0, 2, 3, 1)
     step = last.stride(2)
-    if last.stride() != (height * width * step, width * step, step, 1):
+    first = 1 if batch == 1 else 0  # how far it is to the next picture means nothing if there is none
+    if last.stride()[first:] != (height * width * step, width * step, step, 1)[first:]:
         last, step = last.contiguous(), channels
     return last.as_strided(((batch * height * width - 1) * step + channels,), (1,)), step

@@ -4,14 +4,17 @@ At places `spacing` pixels apart there are filters, and in between the results o
 
     filtered(p) = sum over places c, sum over offsets q of blend_c(p) * filter_c(q) * picture(p + q)
 
-Every filter is a mixture of a few, so its spectrum is a mixture of theirs, and what it makes of the square that its
-blend reaches is a product in the Fourier domain. That takes a fraction of the multiplications of filtering the whole
-picture with each of the few, and no longer for more of them.
+Every filter is a mixture of a few, which is made first: so it takes a fraction of the multiplications of filtering the
+whole picture with each of the few, and hardly longer for more of them. On processors a compiled kernel filters pixel by
+pixel, where filters are even and no gradient is asked for. Elsewhere spectra are mixed, as what a filter makes of the
+square that its blend reaches is a product in the Fourier domain.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from unsmear.ops.dispatch import takes_kernels
 
 _AT_ONCE = 2**20  # values of squares: more would not stay in a processor's cache
 
@@ -30,11 +33,16 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
     Returns:
         (B, C, H, W); differentiable in all three.
     """
+    if _takes_kernel(picture, weights, filters):
+        from unsmear.ops import filter_flow_cpu
+
+        return filter_flow_cpu.filter_flow(picture, weights, filters, spacing)
     channels, height, width = picture.shape[1:]
     side = filters.shape[-1]
     reach, square = 2 * spacing, 2 * spacing + side - 1  # of what a filter gives, and of what it takes
     lead = spacing // 2  # from the corner to the first place; its blend begins as much before the picture
-    rows, columns = (max(1, -(-(length - lead) // spacing)) for length in (height, width))
+    needed = (-(-(length - lead) // spacing) for length in (height, width))
+    rows, columns = map(max, weights.shape[2:], needed)
     weights = functional.pad(weights, (0, columns - weights.shape[3], 0, rows - weights.shape[2]), mode="replicate")
 
     before = lead + side // 2
@@ -54,6 +62,15 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
         blended = filtered * (along_rows[some, None, :, None] * along_columns[:, None])
         strips.append(_add_overlaps(blended.transpose(3, 4), 4))  # (B, C, few, reach, width)
     return _add_overlaps(torch.cat(strips, 2), 2)[..., lead : lead + height, lead : lead + width]
+
+
+def _takes_kernel(picture: Tensor, weights: Tensor, filters: Tensor) -> bool:
+    """Whether the compiled kernel can do it: without gradients, and with filters that turned by half are the same."""
+    tensors = picture, weights, filters
+    if not takes_kernels(picture) or (torch.is_grad_enabled() and any(some.requires_grad for some in tensors)):
+        return False
+    alike = picture.dtype in (torch.float32, torch.float64) and all(some.dtype == picture.dtype for some in tensors)
+    return alike and torch.equal(filters, filters.flip(1, 2))
 
 
 def _blends(places: int, spacing: int, like: Tensor) -> Tensor:
