@@ -103,6 +103,15 @@ def luma_of(picture):
     return (picture * torch.tensor(REC601)[:, None, None]).sum(1, keepdim=True)
 
 
+def as_those_around(picture, change):
+    """A change that leaves what colors have beyond the luma within what there is of it in 17 x 17 pixels."""
+    beyond = (picture - luma_of(picture)).numpy()[0]
+    square = {"size": (1, 17, 17), "mode": "nearest"}
+    lowest, highest = ndimage.minimum_filter(beyond, **square), ndimage.maximum_filter(beyond, **square)
+    changed = np.clip(beyond + (change - luma_of(change)).numpy()[0], lowest, highest)
+    return luma_of(change) + torch.from_numpy(changed - beyond)
+
+
 def corrected(module, picture):
     with torch.no_grad():
         return module(picture).correction
@@ -122,6 +131,7 @@ def test_near_changes_colors_as_far_as_their_gates_say(module, share):
     change = short_change(picture, module.near)
     expected = luma_of(change) + share * (change - luma_of(change))
     assert expected.abs().max() > 0.01
+    expected = as_those_around(picture, expected)
     torch.testing.assert_close(corrected(module, picture), expected, atol=1e-4, rtol=0)
 
 
@@ -130,8 +140,28 @@ def test_long_motion_is_undone_in_every_color(module, part, factor):
     module, picture = copy.deepcopy(module), patchwork()
     mix_everywhere(getattr(module, part), 0.1)
     module.color_gates.last.bias.data.fill_(0.0)  # which near alone asks
-    expected = long_change(picture, getattr(module, part), factor)
+    expected = as_those_around(picture, long_change(picture, getattr(module, part), factor))
     torch.testing.assert_close(corrected(module, picture), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["near", "mid"])
+def test_white_on_red_gets_no_tint(module, part):
+    """Filters that went too far had given white letters a tint of cyan."""
+    module, picture = copy.deepcopy(module), torch.full((1, 3, 400, 400), 0.02)
+    picture[:, 0] = 0.3
+    picture[..., 190:210, :] = picture[..., 190:210] = 0.3  # white, with as much red as there is around; no lamp
+    picture = torch.nn.functional.avg_pool2d(picture, 5, 1, 2, count_include_pad=False)
+    sharper = torch.zeros(17, 17)
+    sharper[4:13, 4:13], sharper[8, 8] = -3 / 81, 3 - 3 / 81
+    changing = getattr(module, part)
+    changing.mix.bias.data = torch.linalg.lstsq(changing.filters.flatten(1).T, sharper.flatten()[:, None]).solution[
+        :, 0
+    ]
+    module.color_gates.last.bias.data.fill_(1.0)
+    change = corrected(module, picture)
+    assert change.abs().max() > 0.05
+    red, cyan = picture[:, :1] + change[:, :1], picture[:, 1:] + change[:, 1:]
+    assert (cyan - red).max() < 0.01
 
 
 def test_without_colors_all_of_them_get_what_the_luma_lacks():

@@ -29,6 +29,7 @@ BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_fil
 FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
 _SLIGHT = 0.03, 0.06  # root mean square of the change to that of detail, from nothing to all of it
 _TOO_BRIGHT = 0.1, 0.25  # beyond white, from all of the change to nothing
+_AROUND = 17  # pixels: the side of the filters
 _HIDDEN = 256
 _EVERY = 2  # windows: from one place that has weights of its own to the next
 
@@ -77,19 +78,20 @@ class BlindDeconvolution(nn.Module):
             picture = x.float().contiguous()  # color by color, which is what pooling and filters want
             luma = luma_of(picture)
             changes, found = self.changes(luma, luma if self.color_gates is None else picture)
-            del picture  # nothing large is kept longer than needed
             fine, estimates = detail(luma), torch.cat([luma_of(change) for change in changes], 1)
             shares = self.gates(compare(fine, estimates.detach()), *luma.shape[2:])
             if not self.learns:  # they could never begin without slight changes
                 shares = _trust((shares * estimates).sum(1, keepdim=True), fine) * shares
             del estimates
             long = (shares[:, 1:2] * changes[1]).addcmul_(shares[:, 2:], changes[2])
-            del changes[1:]
+            del changes[1:]  # nothing large is kept longer than needed
             bank = FilterBank(luma + luma_of(long), self.near.filters[: self.shared].float(), self.fold, found.dtype)
-            correction = torch.addcmul(long, shares[:, :1], changes.pop()).to(x.dtype)
+            correction = torch.addcmul(long, shares[:, :1], changes.pop())
             del long, shares
+            if self.color_gates is not None:
+                correction = _as_those_around(correction, picture, luma)
         features = [tell(found) for tell in self.tell]
-        return FirstLook(correction, bank, features)
+        return FirstLook(correction.to(x.dtype), bank, features)
 
     def changes(self, luma: Tensor, picture: Tensor) -> tuple[list[Tensor], Tensor]:
         """What near, mid and far would each add, by what the luma tells; and what near found.
@@ -228,10 +230,25 @@ def _away_from_lamps(change: Tensor, luma: Tensor) -> Tensor:
     Of a lamp brighter than the sensor can record, the picture has too little light for any filter that undoes a motion:
     it leaves dark outlines as far as it reaches. It also makes the lamp much brighter than white, which tells where.
     """
-    beyond = maximum_around(luma + change - 1, 17)  # the side of the filters
+    beyond = maximum_around(luma + change - 1, _AROUND)
     all_of_it, none = _TOO_BRIGHT
     doubt = ((beyond - all_of_it) / (none - all_of_it)).clamp(0, 1)
     return 1 - mean_around(doubt, 9)
+
+
+def _as_those_around(correction: Tensor, picture: Tensor, luma: Tensor) -> Tensor:
+    """A correction (B, 3, H, W) that leaves what every color has beyond the luma within what there is of it around.
+
+    Where a motion is not quite told, or a color was too bright for the sensor, filters go too far. In all colors alike
+    that is hardly seen, but in one of them it is another color, as cyan around white letters on red.
+    """
+    of_luma = luma_of(correction)
+    corrected = []
+    for color, change in zip(picture.split(1, 1), correction.split(1, 1), strict=True):
+        beyond = color - luma
+        lowest, highest = -maximum_around(-beyond, _AROUND), maximum_around(beyond, _AROUND)
+        corrected.append((beyond + (change - of_luma)).clamp(lowest, highest) - beyond + of_luma)
+    return torch.cat(corrected, 1)
 
 
 def maximum_around(x: Tensor, side: int) -> Tensor:
