@@ -74,7 +74,8 @@ def _transform_macs(side: int) -> int:
 
 
 def _flow_macs(filters: Tensor, colors: int) -> int:
-    """For each pixel, to filter it as every place does: there and back, and spectra that are mixed and applied."""
-    side = 2 * PLACE + filters.shape[-1] - 1
-    spectrum = side * (side // 2 + 1)  # complex values
-    return 2 * colors * _transform_macs(side) + (2 * len(filters) + 4 * colors) * spectrum // PLACE**2
+    """For each pixel, to mix filters at places, and to filter every color by the two that it lies between in its row.
+
+    Even filters multiply two pixels by each of half of their values.
+    """
+    return filters.numel() // (2 * PLACE) ** 2 + colors * filters[0].numel()

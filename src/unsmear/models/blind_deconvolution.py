@@ -78,18 +78,19 @@ class BlindDeconvolution(nn.Module):
             picture = x.float().contiguous()  # color by color, which is what pooling and filters want
             luma = luma_of(picture)
             changes, found = self.changes(luma, luma if self.color_gates is None else picture)
+            del picture  # nothing large is kept longer than needed
             fine, estimates = detail(luma), torch.cat([luma_of(change) for change in changes], 1)
             shares = self.gates(compare(fine, estimates.detach()), *luma.shape[2:])
             if not self.learns:  # they could never begin without slight changes
                 shares = _trust((shares * estimates).sum(1, keepdim=True), fine) * shares
             del estimates
             long = (shares[:, 1:2] * changes[1]).addcmul_(shares[:, 2:], changes[2])
-            del changes[1:]  # nothing large is kept longer than needed
+            del changes[1:]
             bank = FilterBank(luma + luma_of(long), self.near.filters[: self.shared].float(), self.fold, found.dtype)
             correction = torch.addcmul(long, shares[:, :1], changes.pop())
             del long, shares
             if self.color_gates is not None:
-                correction = _as_those_around(correction, picture, luma)
+                correction = _as_those_around(correction, x.float(), luma)
         features = [tell(found) for tell in self.tell]
         return FirstLook(correction.to(x.dtype), bank, features)
 
