@@ -139,14 +139,13 @@ def test_macs_count_the_operators():
     layers = 3264 * 64 + convolutions + (192 + 2 * 256 + 8) * 256 + (256 + 8) * 128
     layers *= 2 * 2  # of 3 x 3 windows 2 x 2 are read
     gates = 2 * 2 * (14 * 32 + 32 * 32 + 32 * 3)  # of as many cells
-    flow = 2 * 9 * 11 + (2 * 8 + 4) * 48 * 25 // 256  # squares of 48 pixels, nine of which hold each pixel
+    flow = 8 * 289 // 32**2 + 289  # filters are mixed every 32 pixels; two, of half as many values, for every pixel
     last = 64 * 64 * 9 * 32 * 8  # channels more of the last convolution
     assert basis == 64 * 64 * (8 * 289 + 40 + flow + 8) + layers + gates + last
     more = count_macs(create_model("saphn", **plain, filter_basis=8, blind_filters=20), 64, 64) - without - basis
-    assert more == 64 * 64 * ((2 * 20 + 4) * 48 * 25 // 256 - (2 * 8 + 4) * 48 * 25 // 256) + 2 * 2 * (256 + 128) * 12
+    assert more == 64 * 64 * (20 * 289 // 32**2 - 8 * 289 // 32**2) + 2 * 2 * (256 + 128) * 12
     colors = count_macs(create_model("saphn", **plain, filter_basis=8, blind_colors=True), 64, 64) - without - basis
-    squares = (2 * 3 * 9 * 11 + (2 * 8 + 4 * 3) * 48 * 25 // 256) - flow  # three colors, mixed alike
-    assert colors == 64 * 64 * squares + 2 * 2 * (8 * 32 + 32 * 32 + 32)
+    assert colors == 64 * 64 * 2 * 289 + 2 * 2 * (8 * 32 + 32 * 32 + 32)  # two more, filtered alike
 
 
 def test_weights_survive_a_round_trip(tmp_path, variant):

@@ -1,7 +1,7 @@
 """Pictures several times as large, by bicubic interpolation in matrix products.
 
 Along a row every block of pixels, with those beside it, gives as many times more by one matrix, and so do columns.
-PyTorch's own interpolation takes three times as long on a processor.
+PyTorch's own interpolation takes two to three times as long on a processor.
 """
 
 import torch
