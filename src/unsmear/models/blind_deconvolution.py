@@ -116,7 +116,8 @@ class BlindDeconvolution(nn.Module):
         if picture is luma:
             return near
         of_luma, fine = luma_of(near), detail(picture)
-        compared = compare_colors(luma_of(fine), of_luma, fine - luma_of(fine), near - of_luma)
+        fine_luma = luma_of(fine)
+        compared = compare_colors(fine_luma, of_luma, fine - fine_luma, near - of_luma)
         return torch.lerp(of_luma, near, self.color_gates(compared.detach(), *luma.shape[2:]))
 
     def _undo_long(self, part: "SpectralDeconvolution", factor: int, luma: Tensor, picture: Tensor) -> Tensor:

@@ -73,10 +73,14 @@ def _takes_kernel(picture: Tensor, weights: Tensor, filters: Tensor) -> bool:
     return alike and torch.equal(filters, filters.flip(1, 2))
 
 
+def rising(spacing: int, like: Tensor) -> Tensor:
+    """How much a place counts at every pixel from the one before on, (spacing,)."""
+    return (torch.arange(spacing, device=like.device, dtype=like.dtype) + 0.5) / spacing
+
+
 def _blends(places: int, spacing: int, like: Tensor) -> Tensor:
     """How much each place counts along one axis, (places, 2 * spacing); at the borders there is but one."""
-    rising = (torch.arange(spacing, device=like.device, dtype=like.dtype) + 0.5) / spacing
-    blends = torch.cat([rising, 1 - rising]).repeat(places, 1)
+    blends = torch.cat([rising(spacing, like), 1 - rising(spacing, like)]).repeat(places, 1)
     blends[0, :spacing] = 1
     blends[-1, spacing:] = 1
     return blends

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from unsmear.ops import filter_flow_kernels as kernels
 from unsmear.ops.cpu import fill, lanes, run
+from unsmear.ops.filter_flow import rising
 from unsmear.ops.memory import empty
 
 
@@ -21,7 +22,7 @@ def filter_flow(picture: Tensor, weights: Tensor, filters: Tensor, spacing: int)
     mixed = fill(torch.tensordot(weights.movedim(1, 3), half, 1))  # (B, h, w, room)
     offsets = torch.arange(side**2 // 2)
     offsets = (offsets // side - reach) * wide + offsets % side - reach
-    shares = F.pad((torch.arange(spacing, dtype=picture.dtype) + 0.5) / spacing, (0, lanes(picture)))
+    shares = F.pad(rising(spacing, picture), (0, lanes(picture)))
     out = empty(picture, batch, channels, height, width)
     run(
         kernels.flow, batch * height,

@@ -23,7 +23,7 @@ from unsmear.ops.simd import (
     subtract,
 )
 
-AT_ONCE = 4  # registers of pixels: the sums of two filters then fill half of the registers that there are
+_AT_ONCE = 4  # registers of pixels: the sums of two filters then fill half of the registers that there are
 
 
 @compiled
@@ -69,9 +69,9 @@ def flow(
     """
     lanes = VECTOR_BYTES // picture.itemsize
     filters_of_row, lead = columns * room, spacing // 2
-    between, gave = aligned(filters_of_row, picture), aligned(AT_ONCE * lanes, picture)
-    at, on_the_way = np.empty(AT_ONCE, np.intp), np.empty(AT_ONCE, np.intp)
-    to, count = np.empty(AT_ONCE, np.intp), np.empty(AT_ONCE, np.intp)
+    between, gave = aligned(filters_of_row, picture), aligned(_AT_ONCE * lanes, picture)
+    at, on_the_way = np.empty(_AT_ONCE, np.intp), np.empty(_AT_ONCE, np.intp)
+    to, count = np.empty(_AT_ONCE, np.intp), np.empty(_AT_ONCE, np.intp)
     for task in range(first, last):
         batch, row = task // height, task % height
         below = (row + lead) // spacing
@@ -86,8 +86,8 @@ def flow(
             end = min(width, (cell + 1) * spacing - lead)
             left, right = min(max(cell - 1, 0), columns - 1) * room, min(cell, columns - 1) * room
             registers = (end - begin + lanes - 1) // lanes
-            for piece in range(0, channels * registers, AT_ONCE):
-                for n in range(AT_ONCE):
+            for piece in range(0, channels * registers, _AT_ONCE):
+                for n in range(_AT_ONCE):
                     some = min(piece + n, channels * registers - 1)  # the last is made again, to fill up
                     plane, column = batch * channels + some // registers, begin + some % registers * lanes
                     at[n] = (plane * high + row + reach) * wide + column + reach
@@ -95,5 +95,5 @@ def flow(
                     to[n] = (plane * height + row) * width + column
                     count[n] = min(lanes, end - column)
                 _filter_twice(picture, at, offsets, between, left, right, shares, on_the_way, gave)
-                for n in range(AT_ONCE):
+                for n in range(_AT_ONCE):
                     copy(gave, n * lanes, out, to[n], count[n])
