@@ -1,4 +1,4 @@
-"""Time of 3x3 convolutions and of mixed filters by the compiled kernels, relative to plain PyTorch.
+"""Time of convolutions, transposed ones, and mixed filters by the compiled kernels, relative to plain PyTorch.
 
 Every round runs both once, so that they meet the same state of the machine; only ratios mean something. The shapes are
 those of `saphn-s` at 1280x720, and for convolutions with their gradients those of training on 16 crops of 64 pixels and
@@ -17,7 +17,7 @@ tune_process()  # before PyTorch is loaded
 import torch
 
 from unsmear.models.blind_deconvolution import filter_basis
-from unsmear.ops import convolution, convolve, filter_bank
+from unsmear.ops import convolution, convolve, convolve_transposed, filter_bank
 from unsmear.ops.filter_bank import FilterBank
 
 # Batch, channels, output channels, height, width.
@@ -29,6 +29,18 @@ CONVOLUTIONS = [
     (2, 32, 32, 90, 320),
     (2, 64, 64, 45, 160),
     (1, 32, 36, 360, 640),
+]
+DIRECT = [  # and the stride
+    (1, 12, 32, 360, 640, 1),
+    (1, 32, 64, 360, 640, 2),
+    (1, 64, 128, 180, 320, 2),
+    (1, 3, 32, 720, 1280, 1),
+]
+TRANSPOSED = [
+    (1, 128, 64, 90, 160),
+    (1, 64, 32, 180, 320),
+    (2, 64, 32, 45, 160),
+    (2, 32, 16, 90, 320),
 ]
 TRAINED = [
     (16, 32, 32, 32, 32),
@@ -79,6 +91,14 @@ def restore() -> None:
         shape = f"{batch} x {channels} to {out_channels} x {height} x {width}"
         for what, options in (("ReLU", {"relu": True}), ("sum", {"onto": onto})):
             tell(f"{shape}, {what}", *measure(partial(convolve, x, weight, bias, **options)))
+    for batch, channels, out_channels, height, width, stride in DIRECT:
+        x, weight = channels_last(batch, channels, height, width), channels_last(out_channels, channels, 3, 3)
+        what = f"{batch} x {channels} to {out_channels} x {height} x {width}, stride {stride}"
+        tell(what, *measure(partial(convolve, x, weight, torch.randn(out_channels), stride=stride)))
+    for batch, channels, out_channels, height, width in TRANSPOSED:
+        x, weight = channels_last(batch, channels, height, width), torch.randn(channels, out_channels, 4, 4)
+        what = f"{batch} x {channels} to {out_channels} x {height} x {width}, transposed"
+        tell(what, *measure(partial(convolve_transposed, x, weight, torch.randn(out_channels))))
     luma, filters = torch.rand(1, 1, 720, 1280), filter_basis(FILTERS)
     weights, onto = channels_last(1, FILTERS + 12, 360, 640).split([FILTERS, 12], 1)
 

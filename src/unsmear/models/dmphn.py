@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unsmear.models.convolutions import Convolution, TransposedConvolution
 from unsmear.models.network import Network
 from unsmear.models.patches import stitch, to_patches
-from unsmear.models.saphn import Convolution
 
 WIDTHS = (32, 64, 128)
 """Channels at each scale, finest first."""
@@ -70,8 +70,7 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.down = nn.ModuleList(
-            nn.Conv2d(c, w, 3, stride=1 if c == 3 else 2, padding=1)
-            for c, w in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True)
+            Convolution(c, w, stride=1 if c == 3 else 2) for c, w in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True)
         )
         self.blocks = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(_BLOCKS))) for w in WIDTHS)
 
@@ -91,8 +90,8 @@ class Decoder(nn.Module):
         super().__init__()
         widths = WIDTHS[::-1]
         self.blocks = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(_BLOCKS))) for w in widths)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(w, v, 4, stride=2, padding=1) for w, v in pairwise(widths))
-        self.last = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.up = nn.ModuleList(TransposedConvolution(w, v) for w, v in pairwise(widths))
+        self.last = Convolution(widths[-1], 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Decode features (B, 128, H / 4, W / 4); returns a picture (B, 3, H, W)."""

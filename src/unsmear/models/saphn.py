@@ -27,9 +27,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from unsmear.models.blind_deconvolution import FAR, BlindDeconvolution, FilterMixture
+from unsmear.models.convolutions import Convolution, TransposedConvolution
 from unsmear.models.network import Network
 from unsmear.models.patches import stitch, to_patches
-from unsmear.ops import convolve, distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
+from unsmear.ops import distribute_descriptors, gate_descriptors, gather_descriptors, pixel_dependent_filter
 from unsmear.ops.dispatch import takes_kernels
 from unsmear.process import give_back_freed
 
@@ -123,17 +124,6 @@ class SAPHNConfig:
         return self.widths if level == 1 or self.lower_widths is None else self.lower_widths
 
 
-class Convolution(nn.Conv2d):
-    """A 3x3 convolution, with the activation and the sum that follow it."""
-
-    def __init__(self, channels: int, out_channels: int) -> None:
-        super().__init__(channels, out_channels, 3, padding=1)
-
-    def forward(self, input: Tensor, relu: bool = False, onto: Tensor | None = None) -> Tensor:
-        """Convolve (B, C, H, W), with zeros around it; then `relu`, and the sum with `onto`."""
-        return convolve(input, self.weight, self.bias, relu=relu, onto=onto)
-
-
 class Attention(nn.Module):
     """Global attention of `x` to the features of `source` (section 2.1), which may be `x` itself."""
 
@@ -218,8 +208,7 @@ class Encoder(nn.Module):
         super().__init__()
         previous = (3 * config.unshuffle**2, *widths[:-1])
         self.down = nn.ModuleList(
-            nn.Conv2d(p, w, 3, stride=1 if i == 0 else 2, padding=1)
-            for i, (p, w) in enumerate(zip(previous, widths, strict=True))
+            Convolution(p, w, stride=1 if i == 0 else 2) for i, (p, w) in enumerate(zip(previous, widths, strict=True))
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(w, config) for _ in range(config.encoder_blocks))) for w in widths
@@ -245,9 +234,7 @@ class Decoder(nn.Module):
             nn.ModuleList(ResidualBlock(w, config, decoder=True) for _ in range(config.decoder_blocks))
             for w in reversed(widths)
         )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(w, v, 4, stride=2, padding=1) for w, v in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
+        self.up = nn.ModuleList(TransposedConvolution(w, v) for w, v in zip(widths[:0:-1], widths[-2::-1], strict=True))
         factors = (nn.Parameter(torch.ones(w, 1, 1)) for w in widths[-2::-1])
         self.skips = nn.ParameterList(factors) if config.skips else None
         # The picture's difference, then what to mix the filters with.
@@ -324,10 +311,16 @@ class SAPHN(Network):
         """
         return [self._unfold(estimate) for estimate in self._estimates(x)]
 
+    # A pixel shuffle and the reverse, which PyTorch's own take three times as long for with channels-last memory.
+
+    def _fold(self, x: Tensor) -> Tensor:
+        fold = self.config.unshuffle
+        blocks = x.unflatten(3, (-1, fold)).unflatten(2, (-1, fold)).permute(0, 2, 4, 1, 3, 5)
+        return blocks.flatten(3).permute(0, 3, 1, 2)
+
     def _unfold(self, estimate: Tensor) -> Tensor:
         fold = self.config.unshuffle
         batch, _, height, width = estimate.shape
-        # A pixel shuffle, which PyTorch's own takes three times as long for from channels-last memory.
         blocks = (estimate + 0.5).reshape(batch, 3, fold, fold, height, width).permute(0, 1, 4, 2, 5, 3)
         return blocks.reshape(batch, 3, height * fold, width * fold)
 
@@ -335,9 +328,7 @@ class SAPHN(Network):
         # The base model works on values around zero. Nothing is kept longer than needed, so that little is alive at
         # level 1, which needs most memory.
         change, bank, told = (None, None, []) if self.blind is None else self.blind(x)
-        estimate = functional.pixel_unshuffle(
-            x - 0.5 if change is None else (x + change).sub_(0.5), self.config.unshuffle
-        )
+        estimate = self._fold(x - 0.5 if change is None else (x + change).sub_(0.5))
         if change is not None:
             del change
             yield estimate
@@ -345,7 +336,7 @@ class SAPHN(Network):
         lower: Tensor | None = None
         large = takes_kernels(x) and not torch.is_grad_enabled() and x.numel() >= _LARGE
         for level in range(self.config.levels, 0, -1):
-            if large and self.config.level_widths(level) == self.config.widths:  # thin levels need little memory
+            if large:
                 give_back_freed()
             features = self._encode(level, to_patches(estimate, level))
             if lower is not None:

@@ -1,4 +1,4 @@
-"""3x3 convolution on a CPU by Winograd's minimal filtering, both ways: layouts and tasks around the kernels."""
+"""Convolution on a CPU by compiled kernels: layouts and tasks around them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unsmear.ops import convolution_kernels as kernels
+from unsmear.ops import direct_convolution_kernels, transposed_convolution_kernels
 from unsmear.ops.cpu import channels_last, fill, lanes, run
 from unsmear.ops.memory import empty
 
@@ -20,6 +21,9 @@ _G = [
     [1 / 24, -1 / 12, 1 / 6],
     [0, 0, 1],
 ]
+# The same of filters of two taps, and which of four those are that even and odd pixels of the output see.
+_G_TWO = [[1 / 4, 0], [-1 / 6, -1 / 6], [-1 / 6, 1 / 6], [1 / 24, 1 / 12], [1 / 24, -1 / 12], [0, 1]]
+_SEEN = [[3, 1], [2, 0]]
 _AT_ONCE = 2**20  # values of pictures that the gradient of weights takes at a time; it makes 36 for every 16 of them
 
 
@@ -29,6 +33,37 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, onto: Tensor |
     What comes is max(0, ...) if `relu`, and `onto` (B, C', H, W) more, if that is given. Gradients know one of both.
     """
     return _Convolve.apply(x, weight, bias, relu, onto)  # type: ignore[return-value]
+
+
+def convolve_directly(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """Convolve x (B, C, H, W) with weight (C', C, 3, 3) and bias (C',), C' whole registers; without gradients."""
+    source, taps = channels_last(x), weight.detach().permute(2, 3, 1, 0).contiguous()
+    batch, height, width, channels = source.shape
+    out = empty(source, batch, -(-height // stride), -(-width // stride), len(weight))
+    run(
+        direct_convolution_kernels.convolve, batch * out.shape[1],
+        source, taps, bias.detach(), out, height, width, channels, stride, len(weight),
+    )  # fmt: skip
+    return out.permute(0, 3, 1, 2)
+
+
+def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`convolution.convolve_transposed` of C and C' whole registers, without gradients."""
+    source = channels_last(x)
+    (batch, height, width, channels), outs = source.shape, weight.shape[1]
+    filters = weight.detach()[:, :, _SEEN][..., _SEEN]  # (C, C', row, 2, column, 2)
+    side = source.new_tensor(_G_TWO)
+    taps = torch.kron(side, side) @ filters.permute(2, 4, 3, 5, 0, 1).reshape(2, 2, 4, channels * outs)
+    out = empty(source, batch, 2 * height, 2 * width, outs)
+    # A tile makes 10 x 10 pixels, of which a row and a column lie outside at the first ones.
+    step = 2 * transposed_convolution_kernels.TILE
+    down, across = (-(-(2 * size + 1) // step) for size in (height, width))
+    tiles = batch * down * across
+    run(
+        transposed_convolution_kernels.double, -(-tiles // kernels.TILES),
+        source, taps, bias.detach(), out, tiles, down, across, height, width, channels, outs,
+    )  # fmt: skip
+    return out.permute(0, 3, 1, 2)
 
 
 class _Convolve(torch.autograd.Function):

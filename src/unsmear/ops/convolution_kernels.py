@@ -36,9 +36,9 @@ from unsmear.ops.simd import (
 )
 
 TILE = 4  # pixels of output along each side
-_SIDE = TILE + 2  # of input
+SIDE = TILE + 2  # of input
 TILES = 2 * PRODUCT_SUMS  # of a task: a whole number of times the rows of a `product`, and what fits near caches
-_ROOM = TILES + 1  # for them: 36 values a power of two apart would find few places in a cache
+ROOM = TILES + 1  # for them: 36 values a power of two apart would find few places in a cache
 
 
 @compiled
@@ -68,7 +68,7 @@ def transform_weights(weight, taps, start, by_out, by_channel, down, right, chan
     """
     lanes = VECTOR_BYTES // weight.itemsize
     numbers = np.array([1 / 4, -1 / 6, 1 / 12, 1 / 24, 1 / 6]).astype(weight.dtype)
-    given, halfway = aligned(9 * lanes, weight), aligned(3 * _SIDE * lanes, weight)
+    given, halfway = aligned(9 * lanes, weight), aligned(3 * SIDE * lanes, weight)
     for channel in range(first, last):
         for c in range(0, filled, lanes):
             clear(given, 0, 9 * lanes)
@@ -81,11 +81,11 @@ def transform_weights(weight, taps, start, by_out, by_channel, down, right, chan
                 at = 3 * j * lanes
                 column = load(given, at), load(given, at + lanes), load(given, at + 2 * lanes)
                 _store_six(halfway, j * lanes, 3 * lanes, _weigh(column, numbers))
-            for i in range(_SIDE):
+            for i in range(SIDE):
                 at = 3 * i * lanes
                 row = load(halfway, at), load(halfway, at + lanes), load(halfway, at + 2 * lanes)
                 step = channels * filled
-                _store_six(taps, i * _SIDE * step + channel * filled + c, step, _weigh(row, numbers))
+                _store_six(taps, i * SIDE * step + channel * filled + c, step, _weigh(row, numbers))
 
 
 @compiled
@@ -121,7 +121,8 @@ def _out_of(column, two, four):
 
 
 @compiled
-def _load_six(array, at, step):
+def load_six(array, at, step):
+    """Six registers, `step` apart."""
     return (
         load(array, at),
         load(array, at + step),
@@ -155,7 +156,7 @@ def _transform_down(x, start, row, count, above, below, strip, at, strip_row, tw
         here = start + n
         column = (
             _load_or_zero(x, here, above < 1),
-            load(x, here + row),
+            _load_or_zero(x, here + row, below > 1),
             _load_or_zero(x, here + 2 * row, below > 2),
             _load_or_zero(x, here + 3 * row, below > 3),
             _load_or_zero(x, here + 4 * row, below > 4),
@@ -165,13 +166,13 @@ def _transform_down(x, start, row, count, above, below, strip, at, strip_row, tw
 
 
 @compiled
-def _transform_across(strip, at, channels, num, v, v_at, step, two, four):
+def _transform_across(strip, at, channels, num, tile, v, v_at, step, two, four):
     """Along a row of the strip, B to the right of every tile: six values (value, tile, channel), `step` apart."""
     lanes = VECTOR_BYTES // strip.itemsize
     for t in range(num):
         for n in range(0, channels, lanes):
-            here, there = at + TILE * t * channels + n, v_at + t * channels + n
-            _store_six(v, there, step, _into(_load_six(strip, here, channels), two, four))
+            here, there = at + tile * t * channels + n, v_at + t * channels + n
+            _store_six(v, there, step, _into(load_six(strip, here, channels), two, four))
 
 
 @compiled
@@ -199,24 +200,26 @@ def _finish(values, low, floor, onto, adds, out, at, row, rows):
 
 
 @compiled
-def _transform(x, begin, end, height, width, channels, strip, v, v_at, step, two, four):
-    """B^T input B of tiles begin <= tile < end: 36 values (value, tile, channel) from v_at on, `step` apart."""
-    down, across = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
+def transform(x, begin, end, tile, down, across, height, width, channels, strip, v, v_at, step, two, four):
+    """B^T input B of tiles begin <= number < end: 36 values (value, number, channel) from v_at on, `step` apart.
+
+    Of down x across tiles in each picture, `tile` pixels apart, which begin a pixel before it. Outside of it x is zero.
+    """
     while begin < end:  # as many as lie in one row
         row, left = begin // across, begin % across
         num = min(end - begin, across - left)
-        b, top = row // down, row % down * TILE
-        strip_row = (TILE * num + 2) * channels
-        start, stop = max(TILE * left - 1, 0), min(TILE * (left + num) + 1, width)
-        before, count = (start - TILE * left + 1) * channels, (stop - start) * channels
-        for i in range(_SIDE):
+        b, top = row // down, row % down * tile
+        strip_row = (tile * (num - 1) + SIDE) * channels
+        start, stop = max(tile * left - 1, 0), min(tile * (left + num - 1) + SIDE - 1, width)
+        before, count = (start - tile * left + 1) * channels, (stop - start) * channels
+        for i in range(SIDE):
             clear(strip, i * strip_row, before)
             clear(strip, i * strip_row + before + count, strip_row - before - count)
         start = ((b * height + top - 1) * width + start) * channels
         above, below = 1 - top, height - top + 1
         _transform_down(x, start, width * channels, count, above, below, strip, before, strip_row, two, four)
-        for i in range(_SIDE):
-            _transform_across(strip, i * strip_row, channels, num, v, v_at + i * _SIDE * step, step, two, four)
+        for i in range(SIDE):
+            _transform_across(strip, i * strip_row, channels, num, tile, v, v_at + i * SIDE * step, step, two, four)
         begin, v_at = begin + num, v_at + num * channels
 
 
@@ -231,31 +234,31 @@ def winograd(x, weight, bias, onto, out, relu, adds, tiles, height, width, chann
     numbers = np.array([2, 4, 0 if relu else -np.inf]).astype(x.dtype)
     two, four, floor = broadcast(numbers, 0), broadcast(numbers, 1), broadcast(numbers, 2)
     down, across = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
-    strip = aligned(_SIDE * (TILE * TILES + 2) * channels, x)
-    v = aligned(_SIDE**2 * _ROOM * channels, x)
-    m = aligned(_SIDE**2 * _ROOM * filled, x)
-    halfway = aligned(_SIDE * TILE * lanes, x)
+    strip = aligned(SIDE * (TILE * TILES + 2) * channels, x)
+    v = aligned(SIDE**2 * ROOM * channels, x)
+    m = aligned(SIDE**2 * ROOM * filled, x)
+    halfway = aligned(SIDE * TILE * lanes, x)
     for task in range(first, last):
         begin, end = task * TILES, min((task + 1) * TILES, tiles)
-        _transform(x, begin, end, height, width, channels, strip, v, 0, _ROOM * channels, two, four)
-        for i in range(_SIDE**2):
-            at = i * _ROOM * channels
-            times(v, at, end - begin, channels, weight, i * channels * filled, filled, m[i * _ROOM * filled :])
+        transform(x, begin, end, TILE, down, across, height, width, channels, strip, v, 0, ROOM * channels, two, four)
+        for i in range(SIDE**2):
+            at = i * ROOM * channels
+            times(v, at, end - begin, channels, weight, i * channels * filled, filled, m[i * ROOM * filled :])
         for tile in range(begin, end):
             row, left = tile // across, tile % across * TILE
             b, top = row // down, row % down * TILE
             for c in range(0, outs, lanes):
                 c = min(c, outs - lanes)  # the last register overlaps the one before
-                step = _ROOM * filled
-                for i in range(_SIDE):
-                    values = _out_of(_load_six(m, i * _SIDE * step + (tile - begin) * filled + c, step), two, four)
+                step = ROOM * filled
+                for i in range(SIDE):
+                    values = _out_of(load_six(m, i * SIDE * step + (tile - begin) * filled + c, step), two, four)
                     store(halfway, TILE * i * lanes, values[0])
                     store(halfway, (TILE * i + 1) * lanes, values[1])
                     store(halfway, (TILE * i + 2) * lanes, values[2])
                     store(halfway, (TILE * i + 3) * lanes, values[3])
                 low = load(bias, c)
                 for j in range(min(TILE, width - left)):
-                    values = _out_of(_load_six(halfway, j * lanes, TILE * lanes), two, four)
+                    values = _out_of(load_six(halfway, j * lanes, TILE * lanes), two, four)
                     at = ((b * height + top) * width + left + j) * outs + c
                     _finish(values, low, floor, onto, adds, out, at, width * outs, height - top)
 
@@ -265,10 +268,12 @@ def transform_inputs(x, v, room, tiles, height, width, channels, first, last):
     """B^T input B of all tiles: v (36, room, channel), `room` for `tiles` at least, channels whole registers."""
     numbers = np.array([2, 4]).astype(x.dtype)
     two, four = broadcast(numbers, 0), broadcast(numbers, 1)
-    strip = aligned(_SIDE * (TILE * TILES + 2) * channels, x)
+    down, across = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
+    strip = aligned(SIDE * (TILE * TILES + 2) * channels, x)
     for task in range(first, last):
         begin, end = task * TILES, min((task + 1) * TILES, tiles)
-        _transform(x, begin, end, height, width, channels, strip, v, begin * channels, room * channels, two, four)
+        v_at, step = begin * channels, room * channels
+        transform(x, begin, end, TILE, down, across, height, width, channels, strip, v, v_at, step, two, four)
 
 
 @compiled
@@ -294,7 +299,7 @@ def transform_gradients(gradient, m, room, tiles, height, width, channels, first
     numbers = np.array([2, 4]).astype(gradient.dtype)
     two, four = broadcast(numbers, 0), broadcast(numbers, 1)
     down, across = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
-    halfway = aligned(_SIDE * TILE * lanes, gradient)
+    halfway = aligned(SIDE * TILE * lanes, gradient)
     for tile in range(first * TILES, min(last * TILES, tiles)):
         row, left = tile // across, tile % across * TILE
         b, top = row // down, row % down * TILE
@@ -309,7 +314,7 @@ def transform_gradients(gradient, m, room, tiles, height, width, channels, first
                     _load_or_zero(gradient, here + 3 * width * channels, there and below > 3),
                 )
                 _store_six(halfway, j * lanes, TILE * lanes, _back(column, two, four))
-            for i in range(_SIDE):
+            for i in range(SIDE):
                 at = i * TILE * lanes
                 line = (
                     load(halfway, at),
@@ -317,5 +322,5 @@ def transform_gradients(gradient, m, room, tiles, height, width, channels, first
                     load(halfway, at + 2 * lanes),
                     load(halfway, at + 3 * lanes),
                 )
-                m_at = (i * _SIDE * room + tile) * channels + c
+                m_at = (i * SIDE * room + tile) * channels + c
                 _store_six(m, m_at, room * channels, _back(line, two, four))
