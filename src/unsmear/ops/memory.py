@@ -58,14 +58,23 @@ class Region:
         self._lock = Lock()
 
     def take(self, size: int) -> np.ndarray | None:
-        """The first free bytes, this many, as long as they or a view of them live; None if there is no room."""
+        """Free bytes, this many, as long as they or a view of them live, of the first hole that is large enough.
+
+        None if there is no such hole.
+        """
         whole = -(-size // _STEP) * _STEP
         with self._lock:
             self._join_holes()
             for index, (start, room) in enumerate(self._holes):
-                if room >= whole:
+                if room < whole:
+                    continue
+                if index + 1 < len(self._holes):
+                    # At its end: what is taken next, and often goes later, then lies beside what is left of the hole.
+                    self._holes[index] = start, room - whole
+                    start += room - whole
+                else:
                     self._holes[index] = start + whole, room - whole
-                    break
+                break
             else:
                 return None
         memory = self._bytes[start : start + size]
