@@ -27,7 +27,15 @@ def plans(draw, side=sizes):
     overlap = draw(st.integers(0, 130))
     bytes_per_pixel = draw(st.floats(50, 5000))
     budget = draw(st.floats(bytes_per_pixel * 600**2, bytes_per_pixel * 2000**2)) + 12 * 600 * 3000
-    plan = plan_tiles(height, width, multiple=multiple, bytes_per_pixel=bytes_per_pixel, budget=budget, overlap=overlap)
+    plan = plan_tiles(
+        height,
+        width,
+        multiple=multiple,
+        bytes_per_pixel=bytes_per_pixel,
+        budget=budget,
+        overlap=overlap,
+        side=draw(st.sampled_from([0, 100, 384])),
+    )
     assert plan.peak_bytes <= budget
     return plan
 
@@ -111,6 +119,26 @@ def test_time_is_linear_in_pixels():
 def test_overlap_shrinks_before_giving_up():
     plan = plan_tiles(2000, 2000, multiple=8, bytes_per_pixel=1000, budget=50e6)
     assert plan.overlap == 32
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.floats(2**25, 2**28))
+@settings(deadline=None)
+def test_tiles_are_as_large_as_asked_where_memory_allows_it(height, width, budget):
+    def plan(side):
+        return plan_tiles(height, width, multiple=32, bytes_per_pixel=500, budget=budget, side=side)
+
+    anyhow, asked = plan(0), plan(384)
+    least = min(height, width, 384)
+    if min(asked.tile_height, asked.tile_width) < least:
+        assert asked == anyhow
+    if min(anyhow.tile_height, anyhow.tile_width) >= least:
+        assert asked.num_tiles <= anyhow.num_tiles
+
+
+def test_tiles_of_the_shipped_network_are_large_enough_to_tell_long_motion_in():
+    plan = ArrayDeblurrer(device="cpu", memory_gib=0.1).plan(512, 768)
+    assert plan.num_tiles > 1
+    assert min(plan.tile_height, plan.tile_width) >= 384
 
 
 def test_impossible_budgets_say_what_to_do():

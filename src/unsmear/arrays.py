@@ -70,6 +70,7 @@ class ArrayDeblurrer:
         self._size_multiple = int(network.size_multiple)  # type: ignore[arg-type]
         self._bytes_per_pixel = float(network.peak_bytes_per_pixel)  # type: ignore[arg-type]
         self._overlap = int(getattr(network, "tile_overlap", OVERLAP))
+        self._side = int(getattr(network, "tile_side", 0))
         self._memory = None if memory_gib is None else memory_gib * _GIB
         network = network.to(self.device, torch.float32).eval()
         self._weights_bytes = sum(weight.nbytes for weight in network.parameters())
@@ -161,6 +162,7 @@ class ArrayDeblurrer:
             bytes_per_pixel=self._bytes_per_pixel,
             budget=self.budget() if budget is None else budget,
             overlap=self._overlap,
+            side=self._side,
         )
 
     def budget(self) -> float:

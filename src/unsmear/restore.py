@@ -34,9 +34,9 @@ class Deblurrer(ArrayDeblurrer):
     Args:
         model: A name of `list_models()`, a weights file, or a network of your own. Such a network takes and
             returns float32 (B, 3, H, W) with values in [0, 1], and has the attributes `name`, `size_multiple`
-            (of H and W) and `peak_bytes_per_pixel` (working memory of one pass); `half_precision` and `tile_overlap`
-            are respected where it has them (see `unsmear.models.network`). It is moved to the device and set to
-            evaluation mode and float32; for 16 bits it runs under autocast.
+            (of H and W) and `peak_bytes_per_pixel` (working memory of one pass); `half_precision`, `tile_overlap` and
+            `tile_side` are respected where it has them (see `unsmear.models.network`). It is moved to the device and
+            set to evaluation mode and float32; for 16 bits it runs under autocast.
         device: "auto", "cpu", "cuda", "cuda:1" and so on, or "mps".
         memory_gib: Working memory that one picture may take, in GiB. None for a share of what is free; on a
             CPU at most 2 GiB. Larger pictures are done in overlapping tiles.

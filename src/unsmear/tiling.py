@@ -82,12 +82,19 @@ class TilePlan:
 
 
 def plan_tiles(
-    height: int, width: int, *, multiple: int, bytes_per_pixel: float, budget: float, overlap: int = OVERLAP
+    height: int,
+    width: int,
+    *,
+    multiple: int,
+    bytes_per_pixel: float,
+    budget: float,
+    overlap: int = OVERLAP,
+    side: int = 0,
 ) -> TilePlan:
     """Find the plan that computes the fewest pixels within a memory budget: the whole picture where it fits.
 
     Tiles are at least four overlaps and 64 pixels long. Where that does not fit the budget, the overlap is
-    halved, twice at most.
+    halved, twice at most. Tiles of `side` pixels and more are preferred to such as share more or compute less.
 
     Args:
         height: Height of the picture, at least 1.
@@ -96,17 +103,25 @@ def plan_tiles(
         bytes_per_pixel: Working memory of the network per pixel of a tile, in bytes.
         budget: Working memory allowed, in bytes.
         overlap: Pixels that neighboring tiles share; rounded up to a multiple of `multiple`.
+        side: Pixels that tiles should be high and wide, if the picture is.
 
     Raises:
         OutOfMemoryError: Not even the smallest tile fits the budget.
     """
+    side = round_up(min(side, height, width), multiple)
     plans: list[TilePlan] = []
+    found: list[TilePlan] = []  # the best plan for each overlap
     for shared in (overlap, overlap // 2, overlap // 4):
         shared = max(multiple, round_up(shared, multiple))
-        plans = list(_all_plans(height, width, shared, multiple, bytes_per_pixel))
+        plans = list(_all_plans(height, width, shared, multiple, bytes_per_pixel, side))
         fitting = [plan for plan in plans if plan.peak_bytes <= budget]
+        large = [plan for plan in fitting if min(plan.tile_height, plan.tile_width) >= side]
         if fitting:
-            return min(fitting, key=lambda plan: plan.num_tiles * plan.tile_height * plan.tile_width)
+            found.append(min(large or fitting, key=lambda plan: plan.num_tiles * plan.tile_height * plan.tile_width))
+        if large:
+            return found[-1]
+    if found:
+        return found[0]
     least = min(plan.peak_bytes for plan in plans)
     raise OutOfMemoryError(
         f"a picture of {width} x {height} pixels takes {least / _MIB:.1f} MiB even in the smallest tiles,"
@@ -178,9 +193,11 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def _all_plans(height: int, width: int, overlap: int, multiple: int, bytes_per_pixel: float) -> Iterator[TilePlan]:
-    for rows, tile_height in _divisions(height, overlap, multiple):
-        for cols, tile_width in _divisions(width, overlap, multiple):
+def _all_plans(
+    height: int, width: int, overlap: int, multiple: int, bytes_per_pixel: float, side: int
+) -> Iterator[TilePlan]:
+    for rows, tile_height in _divisions(height, overlap, multiple, side):
+        for cols, tile_width in _divisions(width, overlap, multiple, side):
             tile_bytes = tile_height * tile_width * (bytes_per_pixel + _TILE_BYTES)
             yield TilePlan(
                 height=height,
@@ -195,12 +212,14 @@ def _all_plans(height: int, width: int, overlap: int, multiple: int, bytes_per_p
             )
 
 
-def _divisions(length: int, overlap: int, multiple: int) -> Iterator[tuple[int, int]]:
-    """All (number of tiles, length of a tile) for one axis, fewest tiles first."""
+def _divisions(length: int, overlap: int, multiple: int, side: int) -> Iterator[tuple[int, int]]:
+    """All (number of tiles, length of a tile) for one axis, fewest tiles first; of one number in `side`, too."""
     padded = round_up(length, multiple)
     count, tile = 1, padded
     while count == 1 or tile >= max(4 * overlap, _MIN_TILE):
         yield count, tile
+        if tile < side and count == 2:  # of more, those would overlap that are not neighbors
+            yield count, side
         count += 1
         tile = round_up(-(-(padded + (count - 1) * overlap) // count), multiple)
 

@@ -26,7 +26,7 @@ from unsmear.ops.filter_flow import filter_flow
 from unsmear.samples import REC601
 
 BASIS_FILE = Path(__file__).parent / "filter_basis.npy"  # made by runs/make_filter_basis.py
-FAR, MID, _ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
+FAR, MID, ENOUGH = 4, 2, 96  # how much smaller pictures are, and from which side of the smaller one on it is used
 _SLIGHT = 0.03, 0.06  # root mean square of the change to that of detail, from nothing to all of it
 _TOO_BRIGHT = 0.1, 0.25  # beyond white, from all of the change to nothing
 _AROUND = 17  # pixels: the side of the filters
@@ -139,7 +139,7 @@ class BlindDeconvolution(nn.Module):
     @staticmethod
     def is_enough(picture: Tensor, factor: int) -> bool:
         """Whether a picture is large enough for motion to be told in one so much smaller."""
-        return min(picture.shape[2:]) >= factor * _ENOUGH
+        return min(picture.shape[2:]) >= factor * ENOUGH
 
 
 class FilterMixture(nn.Module):

@@ -23,6 +23,7 @@ class Network(nn.Module):
         channels: "color", or "single" for networks that restore every channel as a gray picture of its own.
         half_precision: Whether 16 bits are enough; if not, it computes in float32 everywhere.
         tile_overlap: Pixels that neighboring tiles of a large picture should share.
+        tile_side: Pixels that tiles should be high and wide where memory allows it, as smaller ones come out worse.
         checkpoint_activations: Whether training recomputes features in the backward pass instead of keeping them; a
             network that cannot do so ignores it.
     """
@@ -31,6 +32,7 @@ class Network(nn.Module):
     channels: Literal["color", "single"] = "color"
     half_precision: bool = True
     tile_overlap: int = OVERLAP
+    tile_side: int = 0
     checkpoint_activations: bool = False
 
     def __init__(self, config: Any, name: str) -> None:

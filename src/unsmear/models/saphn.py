@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.models.blind_deconvolution import FAR, BlindDeconvolution, FilterMixture
+from unsmear.models.blind_deconvolution import ENOUGH, FAR, BlindDeconvolution, FilterMixture
 from unsmear.models.convolutions import Convolution, TransposedConvolution
 from unsmear.models.network import Network
 from unsmear.models.patches import stitch, to_patches
@@ -276,6 +276,7 @@ class SAPHN(Network):
             shared, fold, colors = config.filter_basis, config.unshuffle, config.blind_colors
             count, coarsest = config.blind_filters or shared, [w[-1] for w in widths]
             self.blind = BlindDeconvolution(count, shared, coarsest, fold, colors=colors)
+            self.tile_side = FAR * ENOUGH  # smaller ones are too small to tell long motion in
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )

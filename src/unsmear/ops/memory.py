@@ -69,7 +69,7 @@ class Region:
                 if room < whole:
                     continue
                 if index + 1 < len(self._holes):
-                    # At its end: what is taken next, and often goes later, then lies beside what is left of the hole.
+                    # At its end, which leaves what is larger more room in a pass of `saphn`, and as much in others.
                     self._holes[index] = start, room - whole
                     start += room - whole
                 else:
