@@ -44,15 +44,19 @@ def transposed_by_definition(x, weight, bias):
     return around[..., 1:-1, 1:-1]
 
 
-def inputs(batch, channels, out_channels, height, width, seed=0, dtype=torch.float64, stride=1):
+def draw(shapes, seed, dtype):
     g = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=g, dtype=dtype) for shape in shapes]
+
+
+def inputs(batch, channels, out_channels, height, width, seed=0, dtype=torch.float64, stride=1):
     shapes = [
         (batch, channels, height, width),
         (out_channels, channels, 3, 3),
         (out_channels,),
         (batch, out_channels, -(-height // stride), -(-width // stride)),
     ]
-    return [torch.randn(shape, generator=g, dtype=dtype) for shape in shapes]
+    return draw(shapes, seed, dtype)
 
 
 CASES = {
@@ -115,9 +119,8 @@ TRANSPOSED = {
 
 
 def inputs_of_transposed(batch, channels, out_channels, height, width, seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
     shapes = [(batch, channels, height, width), (channels, out_channels, 4, 4), (out_channels,)]
-    return [torch.randn(shape, generator=g, dtype=dtype) for shape in shapes]
+    return draw(shapes, seed, dtype)
 
 
 @settings(max_examples=40, deadline=None)

@@ -109,19 +109,23 @@ def plan_tiles(
         OutOfMemoryError: Not even the smallest tile fits the budget.
     """
     side = round_up(min(side, height, width), multiple)
+
+    def is_small(plan: TilePlan) -> bool:
+        return min(plan.tile_height, plan.tile_width) < side
+
     plans: list[TilePlan] = []
-    found: list[TilePlan] = []  # the best plan for each overlap
+    small: TilePlan | None = None
     for shared in (overlap, overlap // 2, overlap // 4):
         shared = max(multiple, round_up(shared, multiple))
         plans = list(_all_plans(height, width, shared, multiple, bytes_per_pixel, side))
         fitting = [plan for plan in plans if plan.peak_bytes <= budget]
-        large = [plan for plan in fitting if min(plan.tile_height, plan.tile_width) >= side]
         if fitting:
-            found.append(min(large or fitting, key=lambda plan: plan.num_tiles * plan.tile_height * plan.tile_width))
-        if large:
-            return found[-1]
-    if found:
-        return found[0]
+            best = min(fitting, key=lambda plan: (is_small(plan), plan.num_tiles * plan.tile_height * plan.tile_width))
+            if not is_small(best):
+                return best
+            small = small or best
+    if small:
+        return small
     least = min(plan.peak_bytes for plan in plans)
     raise OutOfMemoryError(
         f"a picture of {width} x {height} pixels takes {least / _MIB:.1f} MiB even in the smallest tiles,"

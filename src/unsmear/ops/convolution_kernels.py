@@ -107,11 +107,17 @@ def _into(column, two, four):
 
 
 @compiled
+def sums_and_differences(column, two):
+    """Of what a column of six registers has at 1 and -1, and at 2 and -2 (there twice the difference), for A^T."""
+    _, m1, m2, m3, m4, _ = column
+    return add(m1, m2), subtract(m1, m2), add(m3, m4), multiply(two, subtract(m3, m4))
+
+
+@compiled
 def _out_of(column, two, four):
     """A^T times a column of six registers."""
-    m0, m1, m2, m3, m4, m5 = column
-    even, odd = add(m1, m2), subtract(m1, m2)
-    twice_even, twice_odd = add(m3, m4), multiply(two, subtract(m3, m4))
+    m0, m5 = column[0], column[5]
+    even, odd, twice_even, twice_odd = sums_and_differences(column, two)
     return (
         add(add(m0, even), twice_even),
         add(odd, twice_odd),

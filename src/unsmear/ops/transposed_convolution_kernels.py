@@ -14,7 +14,7 @@ result does not depend on how many threads share them.
 
 import numpy as np
 
-from unsmear.ops.convolution_kernels import ROOM, SIDE, TILES, load_six, transform
+from unsmear.ops.convolution_kernels import ROOM, SIDE, TILES, load_six, sums_and_differences, transform
 from unsmear.ops.products import times
 from unsmear.ops.simd import (
     VECTOR_BYTES,
@@ -26,7 +26,6 @@ from unsmear.ops.simd import (
     multiply,
     multiply_add,
     store,
-    subtract,
 )
 
 TILE = SIDE - 1  # pixels of each filter's output along each side
@@ -35,9 +34,8 @@ TILE = SIDE - 1  # pixels of each filter's output along each side
 @compiled
 def _out_of(column, two, four):
     """A^T times a column of six registers."""
-    m0, m1, m2, m3, m4, m5 = column
-    even, odd = add(m1, m2), subtract(m1, m2)
-    twice_even, twice_odd = add(m3, m4), multiply(two, subtract(m3, m4))
+    m0, m5 = column[0], column[5]
+    even, odd, twice_even, twice_odd = sums_and_differences(column, two)
     return (
         add(add(m0, even), twice_even),
         add(odd, twice_odd),
@@ -52,13 +50,13 @@ def _finish(m, m_at, step, halfway, low, out, outs, c, b, top, left, high, wide,
     """A^T [...] A of one tile and register of one filter, to every second pixel of the output from top and left on."""
     lanes = VECTOR_BYTES // m.itemsize
     for i in range(SIDE):
-        a, b_, c_, d, e = _out_of(load_six(m, m_at + i * SIDE * step, step), two, four)
+        values = _out_of(load_six(m, m_at + i * SIDE * step, step), two, four)
         at = TILE * i * lanes
-        store(halfway, at, a)
-        store(halfway, at + lanes, b_)
-        store(halfway, at + 2 * lanes, c_)
-        store(halfway, at + 3 * lanes, d)
-        store(halfway, at + 4 * lanes, e)
+        store(halfway, at, values[0])
+        store(halfway, at + lanes, values[1])
+        store(halfway, at + 2 * lanes, values[2])
+        store(halfway, at + 3 * lanes, values[3])
+        store(halfway, at + 4 * lanes, values[4])
     for j in range(TILE):
         column = left + 2 * j
         if 0 <= column < wide:
