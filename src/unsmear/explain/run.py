@@ -16,7 +16,7 @@ from unsmear.samples import to_depth
 from unsmear.tiling import reflect_indices, round_up
 
 _WINDOW = (336, 480)  # height and width of what the network is differentiated on
-_BACKWARD = 6  # memory of a pass with gradients, over that of one without
+_BACKWARD = 9  # memory of a pass with gradients, over that of one without
 
 
 def cut_middle(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unsmear.models.blind_deconvolution import ENOUGH, FAR, BlindDeconvolution, FilterMixture
+from unsmear.models.blind_deconvolution import FAR, BlindDeconvolution, FilterMixture
 from unsmear.models.convolutions import Convolution, TransposedConvolution
 from unsmear.models.network import Network
 from unsmear.models.patches import stitch, to_patches
@@ -35,6 +35,7 @@ from unsmear.ops.dispatch import takes_kernels
 from unsmear.process import give_back_freed
 
 _LARGE = 2**20  # values of a picture: smaller passes leave little behind
+_TILE_SIDE = 512  # pixels: in less, attention does not tell one place the blur that another one shows (docs/tiling.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +277,7 @@ class SAPHN(Network):
             shared, fold, colors = config.filter_basis, config.unshuffle, config.blind_colors
             count, coarsest = config.blind_filters or shared, [w[-1] for w in widths]
             self.blind = BlindDeconvolution(count, shared, coarsest, fold, colors=colors)
-            self.tile_side = FAR * ENOUGH  # smaller ones are too small to tell long motion in
+            self.tile_side = _TILE_SIDE
         self.merges = nn.ModuleList(  # merges[l-1] brings the features of level l+1 into level l
             Attention(upper[-1], lower[-1], config) for upper, lower in pairwise(widths)
         )
@@ -291,13 +292,16 @@ class SAPHN(Network):
     def peak_bytes_per_pixel(self) -> float:
         """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
 
-        By `unsmear bench`, which measures it in a fresh process, up to 1,080 for `saphn` and 320 for `saphn-s` at
-        1280 x 720. What is told is about nine feature maps of the finest scale and a kernel map, beside the estimates:
-        two or three of them are room for what the allocator keeps, more than it does on Linux. A filter basis adds
-        its responses, which are kept where no compiled kernel mixes them.
+        On processors 700 to 830 for `saphn` and 170 to 270 for `saphn-s`, at 1280 x 720 and in tiles of pictures of 6
+        and 24 megapixels (benchmarks/README.md, docs/tiling.md). What is told is seven feature maps of the finest scale
+        and a kernel map, beside the estimates: two or three of them are room for what the allocator keeps. Elsewhere
+        nothing was measured, so there it is two more, and the responses of the filter basis, which are kept where no
+        compiled kernel mixes them.
         """
-        features = 4 * (9 * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2
-        return features + 4 * self.config.filter_basis + 80
+        measured = next(self.parameters()).is_cpu
+        maps, responses = (7, 0) if measured else (9, self.config.filter_basis)
+        features = 4 * (maps * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2
+        return features + 4 * responses + 80
 
     def forward(self, x: Tensor) -> Tensor:
         """Deblur `x` (B, 3, H, W), values in [0, 1]; returns the same shape, not clamped."""
