@@ -32,7 +32,7 @@ _GIB = 2**30
 # Resident memory as measured on Linux (docs/tiling.md): PyTorch, compiled kernels and all that comes with them after a
 # first tiny picture; and the share of what plans reckon with that networks take in the end, as plans must not be wrong.
 _PROCESS_BYTES = 390 * 2**20
-_TAKEN_OF_PLAN = 0.65
+_TAKEN_OF_PLAN = 0.8
 
 
 @dataclass(frozen=True)
