@@ -68,11 +68,11 @@ class ArrayDeblurrer:
         self.device = choice.device
         self.device_reason = choice.reason
         self._size_multiple = int(network.size_multiple)  # type: ignore[arg-type]
+        self._bytes_per_pixel = float(network.peak_bytes_per_pixel)  # type: ignore[arg-type]
         self._overlap = int(getattr(network, "tile_overlap", OVERLAP))
         self._side = int(getattr(network, "tile_side", 0))
         self._memory = None if memory_gib is None else memory_gib * _GIB
         network = network.to(self.device, torch.float32).eval()
-        self._bytes_per_pixel = float(network.peak_bytes_per_pixel)  # type: ignore[arg-type]
         self._weights_bytes = sum(weight.nbytes for weight in network.parameters())
         self._run = Runner(network, self.device, computes_in, halve_weights=network is not model)
 

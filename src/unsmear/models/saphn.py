@@ -292,16 +292,13 @@ class SAPHN(Network):
     def peak_bytes_per_pixel(self) -> float:
         """Working memory of one float32 pass without gradients, in bytes for each pixel of the picture.
 
-        On processors 700 to 830 for `saphn` and 170 to 270 for `saphn-s`, at 1280 x 720 and in tiles of pictures of 6
-        and 24 megapixels (benchmarks/README.md, docs/tiling.md). What is told is seven feature maps of the finest scale
-        and a kernel map, beside the estimates: two or three of them are room for what the allocator keeps. Elsewhere
-        nothing was measured, so there it is two more, and the responses of the filter basis, which are kept where no
-        compiled kernel mixes them.
+        On processors some 800 for `saphn` and 170 to 270 for `saphn-s`, at 1280 x 720 and in tiles of pictures of 6 and
+        24 megapixels (benchmarks/README.md, docs/tiling.md); up to 1,080 and 320 when plain PyTorch made all of it and
+        kept what every filter of the basis gives. What is told is seven feature maps of the finest scale and a kernel
+        map, beside the estimates, of which two or three maps are room for that and for what the allocator keeps.
         """
-        measured = next(self.parameters()).is_cpu
-        maps, responses = (7, 0) if measured else (9, self.config.filter_basis)
-        features = 4 * (maps * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2
-        return features + 4 * responses + 80
+        features = 4 * (7 * self.config.widths[0] + self.config.kernel_size**2) / self.config.unshuffle**2
+        return features + 80
 
     def forward(self, x: Tensor) -> Tensor:
         """Deblur `x` (B, 3, H, W), values in [0, 1]; returns the same shape, not clamped."""
