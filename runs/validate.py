@@ -1,7 +1,7 @@
 """Score weights on pictures they were never trained on: the figures of the README and the model card.
 
     python runs/validate.py KODAK_DIR|scikit-image [--pairs DIR] [--seed N] [--patterns] [--soften SIGMA]
-                            [--model NAME|FILE ...]
+                            [--quality normal|best] [--model NAME|FILE ...]
 
 Every picture of the folder, or every photograph that comes with scikit-image, is blurred at three strengths, with its
 number beyond --seed as the seed, and stored in 8 bits; pairs of real motion are files of one name in the folders `blur`
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first picture's blur")
     parser.add_argument("--patterns", action="store_true", help="make regular patterns of the pictures")
     parser.add_argument("--soften", type=float, default=0.0, help="standard deviation of a Gaussian, pixels")
+    parser.add_argument("--quality", choices=["normal", "best"], default="normal", help="as for unsmear deblur")
     parser.add_argument("--limit", type=int, help="only the first N sharp pictures")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
     validation = Validation(chosen, pairs, args.seed)
     results = {}
     for model in args.model:
-        scores = validation.score(Deblurrer(model))
+        scores = validation.score(Deblurrer(model), args.quality)
         results[model] = summarize(scores)
         print(f"{model}\n{'set':8} {'n':>3} {'input':>7} {'output':>7} {'gain':>7} {'worst':>7}   (dB)")
         for name, row in results[model].items():

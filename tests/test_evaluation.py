@@ -64,9 +64,9 @@ class Fake(Network):
     calls: list[tuple[str, str]] = []  # noqa: RUF012 - one for all of them
     fault: tuple[str, Exception] | None = None
 
-    def __init__(self, model, *, device="auto", memory_gib=None):
-        self.name, self.sha256 = str(model), hash_file(Path(model))
-        self.way = float(Path(model).read_text())
+    def __init__(self, model, *, device="auto", memory_gib=None, quality="normal"):
+        self.name, self.sha256, self.quality = str(model), hash_file(Path(model)), quality
+        self.way = float(Path(model).read_text()) * (1.5 if quality == "best" else 1)
 
     def restore(self, pair, blurred):
         self.calls.append((Path(self.name).name, pair.name))
@@ -223,6 +223,14 @@ def test_a_real_network(tmp_path, gopro):
     assert "cpu, float32" in evaluation.setup
 
 
+def test_best_quality_of_a_real_network():
+    blurred, pair = picture(1, 64, 48), Pair("a", Path(), Path())
+    network = Network("saphn-s", device="cpu", quality="best")
+    restored = network.restore(pair, blurred).picture
+    assert (restored == network.deblurrer.restore(blurred, quality="best")).all()
+    assert (restored != network.deblurrer.restore(blurred)).any()
+
+
 # Going on
 
 
@@ -252,6 +260,21 @@ def test_only_what_changed_is_scored_again(gopro, models, tmp_path, no_report):
     assert changed.summaries[1].gain != first.summaries[1].gain
     save(picture(9), gopro / "test/B/blur/000000.png")
     assert asked(models)[0] == [("fifth.safetensors", "B/000000"), ("half.safetensors", "B/000000")]
+
+
+def test_best_quality_is_scored_beside_the_normal_one(gopro, models, tmp_path, no_report):
+    out = tmp_path / "out"
+    normal = evaluate(found(gopro), models[:1], out=out, save_images=True)
+    best = evaluate(found(gopro), models[:1], out=out, save_images=True, quality="best")
+    assert len(Fake.calls) == 8
+    assert best.summaries[1].gain > normal.summaries[1].gain
+    assert best.setup == f"{normal.setup}, mean of eight turns and flips"
+    pictures = {path.relative_to(out / "restored").parts[0] for path in (out / "restored").rglob("*.png")}
+    own = f"half-{hash_file(Path(models[0]))[:8]}"
+    assert pictures == {own, f"{own}-best"}
+    Fake.calls.clear()
+    assert evaluate(found(gopro), models[:1], out=out) == normal
+    assert not Fake.calls
 
 
 def test_what_a_kill_leaves(gopro, models, tmp_path, no_report):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -64,6 +64,10 @@ def evaluate(
         float | None,
         typer.Option(metavar="GIB", min=0, help="Working memory for a picture; larger ones are done in tiles."),
     ] = None,
+    quality: Annotated[
+        Literal["normal", "best"],
+        typer.Option(metavar="normal|best", help="best: the mean of eight turns and flips, at eight times the time."),
+    ] = "normal",
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Threads that decode and measure.")] = 2,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result and errors.")] = False,
 ) -> int:
@@ -96,6 +100,7 @@ def evaluate(
             protocols=chosen,
             device=device,
             memory_gib=memory,
+            quality=quality,
             out=out,
             save_images=save_images,
             workers=workers,

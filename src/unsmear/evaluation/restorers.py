@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from unsmear.arrays import Quality
 from unsmear.data.pairs import Pair
 from unsmear.errors import ImageError, UsageError
 from unsmear.formats import SUFFIXES
@@ -67,14 +68,23 @@ class Network:
         model: A name of `list_models()`, or a weights file.
         device: Where to compute, as for `Deblurrer`.
         memory_gib: Working memory for a picture, as for `Deblurrer`.
+        quality: "normal", or "best" for the mean over all eight turns and flips.
 
     Raises:
         UsageError: If the model or device is unknown.
         ModelError: If the weights are missing or damaged.
     """
 
-    def __init__(self, model: str | Path, *, device: str = "auto", memory_gib: float | None = None) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        memory_gib: float | None = None,
+        quality: Quality = "normal",
+    ) -> None:
         self.name = str(model)
+        self.quality: Quality = quality
         self.deblurrer = Deblurrer(model, device=device, dtype="float32", memory_gib=memory_gib)
         shipped = shipped_weights(self.name) if self.name in list_models() else None
         self.sha256 = hash_file(shipped or Path(model))
@@ -95,7 +105,7 @@ class Network:
             nonlocal tiles
             tiles = total
 
-        return Restored(self.deblurrer.restore(blurred, progress=count), tiles)
+        return Restored(self.deblurrer.restore(blurred, quality=self.quality, progress=count), tiles)
 
 
 class Stored:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from unsmear import __version__
+from unsmear.arrays import Quality
 from unsmear.bench.machine import describe
 from unsmear.data.pairs import Pair, PairedFolder, check_sizes
 from unsmear.device import choose_device
@@ -36,6 +37,7 @@ def evaluate(
     protocols: Sequence[str] = DEFAULT_PROTOCOLS,
     device: str = "auto",
     memory_gib: float | None = None,
+    quality: Quality = "normal",
     out: str | Path | None = None,
     save_images: bool = False,
     workers: int = 2,
@@ -52,6 +54,7 @@ def evaluate(
         device: Where networks compute, as for `Deblurrer`.
         memory_gib: Working memory for a picture, as for `Deblurrer`. None for a share of what is free, by which larger
             pictures may be done in other tiles the next time.
+        quality: "normal"; or "best", networks' mean over all eight turns and flips, at eight times the time.
         out: Folder for `report.html`, `report.json`, `scores.csv` and `scores.jsonl`; made if it is not there. With the
             folder of an earlier call only what is missing or has changed is scored. None to write nothing.
         save_images: Whether to write the restored pictures of networks to `out`, too, below `restored`.
@@ -79,13 +82,16 @@ def evaluate(
     restorers: list[Restorer] = [Blurred()]
     for model in dict.fromkeys(map(str, models)):
         is_folder = model not in list_models() and Path(model).is_dir()
-        restorer = Stored(model, data.pairs) if is_folder else Network(model, device=device, memory_gib=memory_gib)
-        restorers.append(restorer)
+        if is_folder:
+            restorers.append(Stored(model, data.pairs))
+        else:
+            restorers.append(Network(model, device=device, memory_gib=memory_gib, quality=quality))
     folder = None if out is None else _prepare(Path(out))
+    ways = ", mean of eight turns and flips" if quality == "best" else ""
     memory = "" if memory_gib is None else f", {memory_gib:g} GiB a picture"
     setup = (
         f"unsmear {__version__}, PyTorch {torch.__version__}, scikit-image {version('scikit-image')},"
-        f" {where.type}, float32{memory}"
+        f" {where.type}, float32{ways}{memory}"
     )
     images = _Images(restorers, folder if save_images else None)
     journal = Journal(folder / _JOURNAL if folder else None)
@@ -182,5 +188,6 @@ class _Images:
     def _file(self, pair: Pair, restorer: Restorer) -> Path | None:
         if self._folder is None or not isinstance(restorer, Network):
             return None
-        model = f"{Path(restorer.name).stem}-{restorer.sha256[:8]}"
+        best = "-best" if restorer.quality == "best" else ""
+        model = f"{Path(restorer.name).stem}-{restorer.sha256[:8]}{best}"
         return self._folder / "restored" / model / f"{pair.name}.png"

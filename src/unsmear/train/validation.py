@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unsmear.arrays import Quality
 from unsmear.data.blur import PRESETS, synthesize
 from unsmear.restore import Deblurrer
 
@@ -44,14 +45,14 @@ class Validation:
     seed: int = 0
     _blurred: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict, repr=False)
 
-    def score(self, deblurrer: Deblurrer) -> dict[str, list[Score]]:
+    def score(self, deblurrer: Deblurrer, quality: Quality = "normal") -> dict[str, list[Score]]:
         """Score a network on every set: "mild", "medium", "strong", "real" and "sharp".
 
         On "sharp", `before` is infinite, and `after` tells how well pictures without blur are kept.
         """
         scores = {}
         for name, pairs in self.sets().items():
-            scores[name] = [Score(psnr(b, s), psnr(deblurrer.restore(b), s)) for b, s in pairs]
+            scores[name] = [Score(psnr(b, s), psnr(deblurrer.restore(b, quality=quality), s)) for b, s in pairs]
         return scores
 
     def sheet(self, deblurrer: Deblurrer, count: int = 4) -> Image.Image:
