@@ -225,28 +225,30 @@ def gpu() -> TrainConfig:
 def finetune() -> TrainConfig:
     """The shipped weights on data of your own, as they were trained last: slowly, on crops that tell long motion.
 
-    What reads the spectra stays as it is. What a picture loses counts twice, and a part of the crops is to be left as
-    it is, sharp, soft, noisy or a regular pattern, so that the network does not forget how (docs/trials.md).
+    What reads the spectra stays as it is. What a picture loses counts two and a half times, and a part of the crops is
+    to be left as it is, sharp, soft, noisy or a regular pattern, so that the network does not forget how
+    (docs/trials.md).
     """
     return TrainConfig(
         init="saphn-s",
         frozen=("blind.near", "blind.mid", "blind.far", "blind.gates", "blind.color_gates"),
         steps=3_000,
-        batch_size=2,
-        crop=384,
+        batch_size=1,
+        crop=512,
         learning_rate=2e-4,
         cooldown=0.9,
         loss="psnr",
         clip=100.0,
-        harm_weight=1.0,
-        mixture=(3.5, 3.0, 2.0, 0.3, 1.2),
+        harm_weight=1.5,
+        mixture=(3.5, 3.0, 2.0, 0.3, 1.6),
         curriculum=False,
         soft_share=0.3,
         soft_color_share=0.5,
-        sharp_share=0.1,
+        sharp_share=0.12,
         grain_share=0.12,
         pattern_share=0.08,
         shrink_share=0.6,
+        frame_share=0.15,
     )
 
 
