@@ -174,6 +174,7 @@ def test_flags_are_frozen(run):
             "--variant",
             "--device",
             "--memory",
+            "--quality",
             "--workers",
             "--quiet -q",
         ],
