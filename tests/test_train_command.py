@@ -254,6 +254,15 @@ def test_settings_change_the_recipe():
         configure("default", ["mixture=[0,0,0,1]"])
 
 
+def test_settings_may_be_of_another_form_than_those_of_the_recipe():
+    assert configure("finetune", ['frozen=["blind."]']).frozen == ("blind.",)
+    assert configure("finetune", ["model=srn", "init=null"]).init is None
+    with pytest.raises(UsageError, match="give --set init=FILE or init=null, too"):
+        configure("finetune", ["model=srn"])
+    with pytest.raises(UsageError, match="frozen is of another type"):
+        configure("finetune", ["frozen=[1]"])
+
+
 def test_synth_draws_a_sheet(tmp_path, unsmear_here):
     photos = write_pictures(tmp_path / "photos", 2)
     run = unsmear("synth", photos, "--preview", tmp_path / "sheet.png", "--count", 3, "--size", 64)

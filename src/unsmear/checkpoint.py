@@ -62,6 +62,11 @@ def read_weights(path: str | Path) -> tuple[str, dict[str, Any], dict[str, Tenso
         ModelError: If the file is missing, damaged, or not one of ours. No code in the file is ever run.
     """
     try:
+        with Path(path).open("rb"):  # safetensors says of a file that is closed to us that there is none
+            pass
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable weights file ({error})") from None
+    try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict

@@ -32,6 +32,12 @@ def check_new_file(file: Path, option: str, *, overwrite: bool | None = None) ->
         raise UsageError(f"{file}: exists already; choose another file for {option}{way_out}")
 
 
+def check_memory(memory: float | None) -> None:
+    """Refuse `--memory 0`, by which no picture would fit."""
+    if memory == 0:
+        raise UsageError("--memory 0: must be above 0")
+
+
 def check_evaluation_extra() -> None:
     """Refuse to score where the extra `eval` is not installed."""
     try:

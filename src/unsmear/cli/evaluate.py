@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from unsmear.cli.arguments import check_evaluation_extra
+from unsmear.cli.arguments import check_evaluation_extra, check_memory
 from unsmear.cli.terminal import printable, show_table
 from unsmear.errors import UsageError
 from unsmear.paths import exists
@@ -77,6 +77,7 @@ def evaluate(
     target and so on. Every number carries the protocol that it was measured by; docs/evaluation.md defines them.
     """
     check_evaluation_extra()
+    check_memory(memory)
     from unsmear.evaluation.metrics import DEFAULT_PROTOCOLS, choose_protocols
 
     chosen = [protocol.name for protocol in choose_protocols(protocols or DEFAULT_PROTOCOLS)]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsmear.atomic import write_whole
-from unsmear.cli.arguments import check_evaluation_extra, check_new_file, parse_size
+from unsmear.cli.arguments import check_evaluation_extra, check_memory, check_new_file, parse_size
 from unsmear.cli.terminal import answer, fail, ignore, printable, say, show_table
 from unsmear.errors import UsageError
+from unsmear.paths import exists
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,6 +85,7 @@ def table1(
     cost. Their scores need --data, and weights: those that ship, and those given by --weights.
     """
     width, height = parse_size(size)
+    check_memory(memory)
     files = _files(weights or [])
     for file, option in ((json_file, "--json"), (markdown_file, "--markdown")):
         if file is not None:
@@ -136,7 +138,7 @@ def _files(pairs: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"--weights {pair!r}: write NAME=FILE, such as srn=srn.safetensors")
         if name in files:
             raise UsageError(f"--weights {pair!r}: {name} was given before; give one file for a network")
-        if not Path(file).is_file():
+        if not exists(Path(file)) or not Path(file).is_file():
             raise UsageError(f"--weights {pair!r}: there is no such file")
         files[name] = Path(file)
     return files

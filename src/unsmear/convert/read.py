@@ -24,6 +24,7 @@ from unsmear.convert.caffe import read_caffemodel
 from unsmear.convert.released import Released
 from unsmear.convert.tensorflow import read_checkpoint
 from unsmear.errors import ModelError, UsageError
+from unsmear.paths import exists
 
 SUFFIXES = (".pkl", ".pth", ".pt", ".ckpt", ".h5", ".safetensors", ".caffemodel")
 """What counts in a folder. A file that is given itself may be called anything."""
@@ -90,6 +91,7 @@ def find_checkpoints(given: Sequence[Path]) -> list[Checkpoint]:
     """
     found: dict[Path, Checkpoint] = {}
     for path in given:
+        exists(path)  # or tell why that cannot be told
         folder = (
             path.parent if path.name == "checkpoint" and path.is_file() else path
         )  # TensorFlow's note on its folder
@@ -160,8 +162,11 @@ def _checkpoint(path: Path) -> Checkpoint:
 
 
 def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -27,6 +27,7 @@ from unsmear.convert.warm_start import warm_start
 from unsmear.errors import ModelError, UsageError
 from unsmear.models import create_model, fill_network, load_model, save_model
 from unsmear.models.network import Network
+from unsmear.paths import exists
 
 CONVERTERS: tuple[Callable[[Released], Converted | None], ...] = (
     dmphn.convert,
@@ -66,9 +67,9 @@ def convert_files(given: Sequence[Path], out: Path, *, start_saphn: bool = False
     """
     checkpoints = find_checkpoints(given)
     files = [file for checkpoint in checkpoints for file in checkpoint.files]
-    if out.exists() and any(out.samefile(file) for file in files):
+    if exists(out, "--output") and any(out.samefile(file) for file in files):
         raise UsageError(f"{out}: is to be read: choose another --output")
-    if out.exists() and not overwrite:
+    if exists(out) and not overwrite:
         raise UsageError(f"{out}: exists already; choose another --output, or pass --overwrite")
     notes: dict[str, Any] = {"sources": digests(checkpoints), "converter": f"unsmear {__version__}"}
     if len(files) == 1 and is_ours(files[0]):

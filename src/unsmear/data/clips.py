@@ -6,6 +6,7 @@ from pathlib import Path
 from unsmear.data.store import is_picture
 from unsmear.data.video import SUFFIXES, is_video
 from unsmear.errors import UsageError
+from unsmear.paths import exists
 
 
 def list_clips(path: str | Path) -> dict[str, list[Path]]:
@@ -19,6 +20,7 @@ def list_clips(path: str | Path) -> dict[str, list[Path]]:
         UsageError: If there is no such file or folder, it cannot be read, or no clip is in it.
     """
     path = Path(path)
+    exists(path)  # or tell why that cannot be told
     if path.is_file():
         if not is_video(path):
             raise UsageError(f"{path}: not a video by its name; videos end with {' '.join(SUFFIXES)}")

@@ -10,6 +10,7 @@ from typing import Literal
 from unsmear.data.store import is_picture, picture_size
 from unsmear.errors import UsageError
 from unsmear.formats import SUFFIXES
+from unsmear.paths import exists
 
 Split = Literal["train", "test"]
 
@@ -81,7 +82,7 @@ def find_pairs(folder: str | Path, *, split: Split = "train", variant: str | Non
             counterpart.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not exists(folder) or not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     if split not in _PARTS:
         raise UsageError(f"split={split!r} must be train or test")

@@ -13,6 +13,7 @@ from unsmear.errors import ImageError, UsageError
 from unsmear.formats import SUFFIXES
 from unsmear.image import open_picture
 from unsmear.models import list_models, shipped_weights
+from unsmear.paths import exists
 from unsmear.restore import Deblurrer
 
 BLURRED = "blurred input"
@@ -163,4 +164,4 @@ def hash_file(path: Path) -> str:
 
 def _find(folder: Path, name: str) -> Path | None:
     files = (folder / f"{name}{suffix}" for suffix in (".png", *SUFFIXES))
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if exists(file) and file.is_file()), None)

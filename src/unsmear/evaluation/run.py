@@ -22,6 +22,7 @@ from unsmear.evaluation.score import Scored, Scorer
 from unsmear.evaluation.summary import Evaluation, scene
 from unsmear.image import Picture, open_picture, save_picture
 from unsmear.models import DEFAULT_MODEL, list_models
+from unsmear.paths import exists
 
 Progress = Callable[[int, int, Scored], None]
 """Told after each pair: how many are done, how many there are, and what was found."""
@@ -81,7 +82,7 @@ def evaluate(
     where = choose_device(device).device
     restorers: list[Restorer] = [Blurred()]
     for model in dict.fromkeys(map(str, models)):
-        is_folder = model not in list_models() and Path(model).is_dir()
+        is_folder = model not in list_models() and exists(Path(model)) and Path(model).is_dir()
         if is_folder:
             restorers.append(Stored(model, data.pairs))
         else:

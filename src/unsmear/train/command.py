@@ -35,6 +35,7 @@ KINDS = ("photos", "frames", "pairs")
 _HELD_OUT = 20  # without pictures to validate on, every 20th photo is kept from training
 _VALIDATED = 12  # pictures at most, center crops of at most this side:
 _VALIDATION_SIZE = 384
+_FILES = ("init", "vgg19")  # fields that name one, or are null
 # What checkpoints cannot do without.
 _FIXED = ("model", "overrides", "init", "frozen", "optimizer", "adversarial", "precision")
 
@@ -67,8 +68,9 @@ def configure(recipe: str, settings: Sequence[str]) -> TrainConfig:
                 value = float(value)
         if isinstance(known[name], tuple) and isinstance(value, list):
             value = tuple(value)
-        if not _is_alike(value, known[name]):
-            such = "null or the name of a file" if known[name] is None else json.dumps(known[name])
+        is_file = name in _FILES
+        if not (value is None or isinstance(value, str) if is_file else _is_alike(value, known[name])):
+            such = "null or the name of a file" if is_file else json.dumps(known[name])
             raise UsageError(f"--set {setting!r}: {name} is of another type, such as {such}")
         changes[name] = value
     init = changes.get("init", config.init)
@@ -82,11 +84,9 @@ def configure(recipe: str, settings: Sequence[str]) -> TrainConfig:
 
 
 def _is_alike(value: Any, known: Any) -> bool:
-    """Whether a value is of the type that a field has. Those that may be left out are names of files."""
-    if known is None:
-        return value is None or isinstance(value, str)
+    """Whether a value is of the type that a field has."""
     if isinstance(known, tuple):
-        kinds = (int, float) if known else str  # shares, or names
+        kinds = (int, float) if known and not isinstance(known[0], str) else str  # shares, or names
         return isinstance(value, tuple) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
     return type(value) is type(known)
 
@@ -176,6 +176,7 @@ def _kind(given: str) -> tuple[str, Path]:
     if colon and kind in KINDS:
         return kind, Path(path)
     path = Path(given)
+    exists(path)  # or tell why that cannot be told
     if is_video(path):
         return "frames", path
     if not path.is_dir():
